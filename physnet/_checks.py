@@ -1,0 +1,64 @@
+"""Argument checks that every public function shares: they name the argument and what came."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def real(name: str, value: Any) -> jax.Array:
+    """`value` as a real floating array, or a TypeError that names it."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be a real floating-point array, got dtype {array.dtype}")
+    return array
+
+
+def inexact(name: str, value: Any) -> jax.Array:
+    """`value` as a real or complex floating array, or a TypeError that names it."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must be a real or complex floating-point array, got dtype {array.dtype}"
+        )
+    return array
+
+
+def at_least_1d(name: str, array: jax.Array) -> jax.Array:
+    """`array` if it has a site axis, or a ValueError that names it."""
+    if array.ndim < 1:
+        raise ValueError(f"{name} must have at least one axis, got a scalar")
+    return array
+
+
+def positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
+    """`value` as a Python int >= `minimum`; static arguments only."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a static Python int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {value}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
+    """`value` if it is one of `options`, or a ValueError that lists them."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {options}, got {value!r}")
+    return value
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """`value` as a NumPy array where it is known at trace time, else None (a tracer)."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return np.asarray(value)
+
+
+def broadcast(**shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Common broadcast shape of named shapes, or a ValueError that lists them."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes do not broadcast: {listed}") from None
