@@ -3,6 +3,4 @@
 Convention: G(z) = (z - H)^{-1} with H tridiagonal and Hermitian, Im z > 0.
 """
 
-from physnet import greens as greens
-
 __version__ = "0.1.0"
