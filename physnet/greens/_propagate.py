@@ -1,0 +1,186 @@
+"""Linear solves with a tridiagonal chain: the causal elimination and the two-sided resolvent."""
+
+from typing import Literal, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, Inexact
+
+from physnet import _checks, _dispatch
+from physnet.greens._chain import (
+    Chain,
+    astype,
+    chain,
+    real_dtype,
+    state_planes,
+    zero_state,
+)
+from physnet.greens._planes import Planes, conjugate, join, multiply, split
+from physnet.greens._recurrence import recurrence
+from physnet.greens._riccati import riccati
+
+
+class PropagateState(NamedTuple):
+    """What the sites behind the last one need: gL and y of that site."""
+
+    green: jax.Array  # (...)
+    amplitude: jax.Array  # (..., d)
+
+
+@overload
+def propagate(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    source: Inexact[Array, "*#e n d"],
+    *,
+    initial: PropagateState | None = None,
+    return_state: Literal[False] = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Complex[Array, "*f n d"]: ...
+
+
+@overload
+def propagate(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    source: Inexact[Array, "*#e n d"],
+    *,
+    initial: PropagateState | None = None,
+    return_state: Literal[True],
+    implementation: _dispatch.Implementation | None = None,
+) -> tuple[Complex[Array, "*f n d"], PropagateState]: ...
+
+
+def propagate(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    source: Inexact[Array, "*#e n d"],
+    *,
+    initial: PropagateState | None = None,
+    return_state: bool = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Complex[Array, "*f n d"] | tuple[Complex[Array, "*f n d"], PropagateState]:
+    r"""Causal resolvent mixer: waves from the sources, seen at the end of the chain so far.
+
+        y_i = gL_i (x_i + conj(b_{i-1}) y_{i-1}) = sum_{j <= i} [(z - H_{0..i})^{-1}]_ij x_j
+
+    with gL of `left`: the forward elimination of (z - H) psi = x. Site i depends on the sites 0..i
+    of onsite, hopping and source alone. O(n) time and memory, derivatives of all orders included.
+
+    Args:
+        onsite: a (..., n), real.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, b_{-1} first: the
+            bond between the site of the state and site 0.
+        energy: z (...), complex, Im z > 0, as in `diagonal`.
+        source: x (..., n, d), real or complex; its batch axes broadcast with the others.
+        initial: State behind an earlier piece of the chain; zeros mean there is none.
+        return_state: Also return the state behind the last site.
+        implementation: None for the fastest one.
+
+    Returns:
+        y (..., n, d), complex, of the precision of onsite, hopping and source; with `return_state`
+        the pair (y, state). A NaN at site i makes the sites from i on NaN.
+
+    Raises:
+        ValueError, TypeError: As `diagonal`; also where source has other than n sites.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> y = propagate(jnp.zeros(2), jnp.ones(1), 1j, jnp.array([[1.0], [0.0]]))
+        >>> [f"{x:.2f}" for x in y[:, 0]]
+        ['0.00-1.00j', '-0.50+0.00j']
+    """
+    _dispatch.choose("greens.propagate", implementation)
+    c, x = _with_source(onsite, hopping, energy, source, initial)
+    if initial is None:
+        start = zero_state(c)
+        amplitude = jax.tree.map(lambda p: jnp.zeros_like(p[:1]), x)
+    else:
+        start = state_planes("initial.green", initial.green, c)
+        amplitude = state_planes("initial.amplitude", initial.amplitude, c, channels=True)
+    g = riccati(c.onsite, c.weight, c.energy, start)
+    y = _eliminate(c, g, x, amplitude)
+    result = _to_user(y, c, x)
+    if not return_state:
+        return result
+    last = jnp.broadcast_to(join(Planes(g.real[-1], g.imag[-1])), c.batch)
+    return result, PropagateState(last, result[..., -1, :])
+
+
+def solve(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    source: Inexact[Array, "*#e n d"],
+) -> Complex[Array, "*f n d"]:
+    r"""The two-sided resolvent on sources: psi = (z - H)^{-1} x, in O(n).
+
+        y_i = gL_i (x_i + conj(b_{i-1}) y_{i-1}),   psi_i = y_i + gL_i b_i psi_{i+1}
+
+    Args:
+        onsite, hopping, energy: As in `diagonal`.
+        source: x (..., n, d), real or complex; its batch axes broadcast with the others.
+
+    Returns:
+        psi (..., n, d), complex.
+
+    Raises:
+        ValueError, TypeError: As `propagate`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> psi = solve(jnp.zeros(2), jnp.ones(1), 1j, jnp.array([[1.0], [0.0]]))
+        >>> [f"{x:.2f}" for x in psi[:, 0]]  # (z, 1) / (z^2 - 1)
+        ['0.00-0.50j', '-0.50+0.00j']
+    """
+    c, x = _with_source(onsite, hopping, energy, source, None)
+    g = riccati(c.onsite, c.weight, c.energy, zero_state(c))
+    y = _eliminate(c, g, x, jax.tree.map(lambda p: jnp.zeros_like(p[:1]), x))
+    ahead = conjugate(Planes(*(jnp.concatenate([p[1:], p[:1]]) for p in c.link)))  # b_i
+    factor = multiply(g, ahead)
+    flipped = [Planes(*(p[::-1] for p in planes)) for planes in (_column(factor), y)]
+    psi = recurrence(*flipped)
+    return _to_user(Planes(*(p[::-1] for p in psi)), c, x)
+
+
+def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Planes]:
+    onsite = _checks.at_least_1d("onsite", _checks.real("onsite", onsite))
+    hopping = _checks.inexact("hopping", hopping)
+    source = _checks.inexact("source", source)
+    if source.ndim < 2 or source.shape[-2] != onsite.shape[-1]:
+        raise ValueError(
+            f"source must have shape (..., n={onsite.shape[-1]}, d), got {source.shape}"
+        )
+    dtype = real_dtype(onsite, hopping, source)
+    shapes = {"source": source.shape[:-2]}
+    if initial is not None:
+        shapes["initial.green"] = jnp.shape(initial.green)
+        shapes["initial.amplitude"] = jnp.shape(initial.amplitude)[:-1]
+    batch = _checks.broadcast(**shapes)
+    c = chain(onsite, hopping, energy, linked=initial is not None, dtype=dtype, batch=batch)
+    rank = len(c.batch)
+    source = astype(source, dtype)
+    source = source.reshape((1,) * (rank + 2 - source.ndim) + source.shape)
+    return c, split(jnp.moveaxis(source, -2, 0))
+
+
+def _column(x: Planes) -> Planes:
+    return Planes(*(p[..., None] for p in x))
+
+
+def _eliminate(c: Chain, g: Planes, x: Planes, amplitude: Planes) -> Planes:
+    """y (n, *batch, d) of the causal elimination."""
+    g, link = _column(g), _column(c.link)
+    entry = multiply(Planes(link.real[:1], link.imag[:1]), amplitude)
+    x = Planes(*(jnp.broadcast_to(p, jnp.broadcast_shapes(p.shape, (1, *e.shape[1:]))).at[:1].add(e) for p, e in zip(x, entry, strict=True)))
+    source = multiply(g, x)
+    return recurrence(multiply(g, link), source)
+
+
+def _to_user(y: Planes, c: Chain, x: Planes) -> jax.Array:
+    array = jnp.moveaxis(join(y), 0, -2)
+    return jnp.broadcast_to(array, (*c.batch, *array.shape[-2:]))

@@ -1,0 +1,172 @@
+"""Density of states in an energy window, by exact contour quadrature."""
+
+from typing import Literal, overload
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, Inexact
+
+from physnet import _checks, _dispatch
+from physnet.greens._chain import Chain, chain, real_dtype, state_planes, zero_state
+from physnet.greens._diagonal import two_sided
+from physnet.greens._planes import Planes
+from physnet.greens._riccati import riccati
+
+
+@overload
+def window(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    *,
+    center: ArrayLike,
+    radius: ArrayLike,
+    order: int = 8,
+    causal: bool = False,
+    initial: Complex[Array, "*#d k"] | None = None,
+    return_state: Literal[False] = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Float[Array, "*e n"]: ...
+
+
+@overload
+def window(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    *,
+    center: ArrayLike,
+    radius: ArrayLike,
+    order: int = 8,
+    causal: bool = False,
+    initial: Complex[Array, "*#d k"] | None = None,
+    return_state: Literal[True],
+    implementation: _dispatch.Implementation | None = None,
+) -> tuple[Float[Array, "*e n"], Complex[Array, "*e k"]]: ...
+
+
+def window(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    *,
+    center: ArrayLike,
+    radius: ArrayLike,
+    order: int = 8,
+    causal: bool = False,
+    initial: Complex[Array, "*#d k"] | None = None,
+    return_state: bool = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Float[Array, "*e n"] | tuple[Float[Array, "*e n"], Complex[Array, "*e k"]]:
+    r"""Share of a site's states whose energy lies in the window [c - r, c + r], in [0, 1].
+
+        n_i = sum_m |psi_m(i)|^2 / (1 + ((E_m - c) / r)^K)
+            = (2/K) Re sum_{k < K/2} (z_k - c) G_ii(z_k),    z_k = c + r exp(i pi (2k+1) / K)
+
+    The K-point trapezoidal rule on the circle through the window's ends is this Butterworth window
+    *exactly*: no quadrature error, and no energy nearer to the spectrum than r sin(pi/K). A higher
+    order has steeper sides.
+
+    Args:
+        onsite: a (..., n), real.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, as in `left`.
+        center: c, a number or an array that broadcasts with the batch; real, same unit as onsite.
+        radius: r > 0, likewise.
+        order: K, even. Static.
+        causal: Use the half-line Green's function of `left`, so that site i depends on the sites
+            0..i alone. The sum then runs over the states of the chain that ends at i.
+        initial: Causal only: the state that `return_state` gave, (..., K/2).
+        return_state: Causal only: also return the state behind the last site.
+        implementation: None for the fastest one.
+
+    Returns:
+        n_i (..., n), real, within [0, 1]: rounding is clipped, the gradient passes through.
+        With `return_state` the pair (n_i, state).
+
+    Raises:
+        ValueError: An odd order, a radius <= 0 where it is known, a state without `causal`, shapes
+            that do not fit. A traced radius is not checked: r < 0 gives the same window as |r| and
+            r = 0 gives NaN where c is a level.
+        TypeError: As `diagonal`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> n = window(jnp.array([0.0, 2.0]), jnp.zeros(1), center=0.0, radius=1.0, order=8)
+        >>> [f"{x:.6f}" for x in n]  # 1 / (1 + 2^8) at the second site
+        ['1.000000', '0.003891']
+    """
+    _dispatch.choose("greens.window", implementation)
+    half = _half_order(order)
+    if (initial is not None or return_state) and not causal:
+        raise ValueError(
+            "initial and return_state need causal=True: a two-sided chain has no state"
+        )
+    onsite = _checks.real("onsite", onsite)
+    hopping = _checks.inexact("hopping", hopping)
+    dtype = real_dtype(onsite, hopping)
+    center = _real_argument("center", center, dtype)
+    radius = _real_argument("radius", radius, dtype)
+    batch = _checks.broadcast(
+        onsite=onsite.shape[:-1],
+        hopping=hopping.shape[:-1],
+        center=center.shape,
+        radius=radius.shape,
+        initial=() if initial is None else jnp.shape(initial)[:-1],
+    )
+    angle = np.pi * (2 * np.arange(half) + 1) / order
+    c = chain(onsite, hopping, 1j, linked=initial is not None, dtype=dtype, batch=batch)
+    center, radius = (_points_first(x, len(batch)) for x in (center, radius))
+    points = (1, half) + (1,) * len(batch)
+    from_center = Planes(
+        radius * np.cos(angle).astype(dtype).reshape(points),
+        jnp.abs(radius) * np.sin(angle).astype(dtype).reshape(points),
+    )
+    c = c._replace(
+        onsite=c.onsite[:, None],
+        link=Planes(*(p[:, None] for p in c.link)),
+        energy=Planes(center + from_center.real, from_center.imag),
+        batch=(half, *batch),
+    )
+    if causal:
+        start = zero_state(c) if initial is None else _state(initial, c, batch)
+        g = riccati(c.onsite, c.weight, c.energy, start)
+    else:
+        g = two_sided(c)
+    share = (2 / order) * (from_center.real * g.real - from_center.imag * g.imag).sum(1)
+    share = jnp.moveaxis(share, 0, -1)
+    share = jnp.broadcast_to(share, (*batch, share.shape[-1]))
+    share = share + lax.stop_gradient(jnp.clip(share, 0, 1) - share)
+    if not return_state:
+        return share
+    state = jnp.moveaxis(lax.complex(g.real[-1], g.imag[-1]), 0, -1)
+    return share, jnp.broadcast_to(state, (*batch, half))
+
+
+def _half_order(order: int) -> int:
+    order = _checks.positive_int("order", order, minimum=2)
+    if order % 2:
+        raise ValueError(f"order must be even (odd ones are no window), got {order}")
+    return order // 2
+
+
+def _real_argument(name: str, value: ArrayLike, dtype: np.dtype):
+    known = _checks.concrete(value)
+    if known is not None:
+        if np.iscomplexobj(known):
+            raise TypeError(f"{name} must be real, got dtype {known.dtype}")
+        if name == "radius" and not np.all(known > 0):
+            raise ValueError(f"radius must be positive, got min {known.min()}")
+    return jnp.asarray(value, dtype)
+
+
+def _points_first(value: Array, rank: int) -> Array:
+    return value.reshape((1,) * (2 + rank - value.ndim) + value.shape)
+
+
+def _state(initial: Array, c: Chain, batch: tuple[int, ...]) -> Planes:
+    if jnp.shape(initial)[-1] != c.batch[0]:
+        raise ValueError(
+            f"initial must hold {c.batch[0]} Green's functions on its last axis (order / 2), "
+            f"got shape {jnp.shape(initial)}"
+        )
+    state = jnp.broadcast_to(initial, (*batch, c.batch[0]))
+    return state_planes("initial", jnp.moveaxis(state, -1, 0), c)
