@@ -1,6 +1,8 @@
 """Arguments of a chain: checked, of one dtype, batch broadcast by rank, the site axis in front."""
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ from physnet import _checks
 from physnet.greens._planes import Planes, split
 
 
-class Chain(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chain:
     """A tridiagonal Hamiltonian and energies as the recursions take them.
 
     All arrays have equal rank; batch axes of size 1 stay 1, so that a hopping that heads or
@@ -19,11 +23,9 @@ class Chain(NamedTuple):
     """
 
     onsite: jax.Array  # (n, *b)
-    link: (
-        Planes  # (n, *b): conj(b_{i-1}), the amplitude from site i-1 to i; zero in front of site 0
-    )
+    link: Planes  # (n, *b): conj(b_{i-1}), the amplitude from site i-1 to i; 0 in front of site 0
     energy: Planes  # (1, *b)
-    batch: tuple[int, ...]
+    batch: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     @property
     def weight(self) -> jax.Array:
@@ -57,13 +59,13 @@ def energy_planes(energy: Any, dtype: np.dtype) -> Planes:
             f"energy must be complex with a positive imaginary part, got dtype {array.dtype}"
         )
     if known is not None:
-        smallest = known.imag.astype(dtype)
-        if not np.all(smallest > 0):
+        imag = np.imag(known)
+        if not np.all(imag.astype(dtype) > 0):
             raise ValueError(
                 "energy must have a positive imaginary part "
-                f"(in {dtype}), got min Im = {known.imag.min()}"
+                f"(in {dtype}), got min Im = {imag.min()}"
             )
-    return Planes(jnp.asarray(array.real, dtype), jnp.asarray(array.imag, dtype))
+    return Planes(jnp.real(array).astype(dtype), jnp.imag(array).astype(dtype))
 
 
 def align(array: jax.Array, rank: int) -> jax.Array:
@@ -108,6 +110,11 @@ def chain(
     batch = _checks.broadcast(
         onsite=onsite.shape[:-1], hopping=hopping.shape[:-1], energy=planes.real.shape, batch=batch
     )
+    return _assemble(onsite, hopping, planes, dtype=dtype, linked=linked, batch=batch)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "linked", "batch"))
+def _assemble(onsite, hopping, energy, *, dtype, linked, batch) -> Chain:
     rank = len(batch)
     link = align(astype(hopping, dtype).conj(), rank)
     if not linked:
@@ -115,7 +122,7 @@ def chain(
     return Chain(
         onsite=align(onsite.astype(dtype), rank),
         link=split(link),
-        energy=Planes(*(align(plane[..., None], rank) for plane in planes)),
+        energy=Planes(*(align(plane[..., None], rank) for plane in energy)),
         batch=batch,
     )
 
@@ -134,6 +141,5 @@ def zero_state(c: Chain) -> Planes:
 
 def state_planes(name: str, state: jax.Array, c: Chain) -> Planes:
     """A state of batch shape as planes (1, *b)."""
-    state = _checks.inexact(name, state)
-    planes = split(astype(state, c.onsite.dtype))
-    return Planes(*(align(p[..., None], len(c.batch)) for p in planes))
+    state = astype(_checks.inexact(name, state), c.onsite.dtype)
+    return split(align(state[..., None], len(c.batch)))

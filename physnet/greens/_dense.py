@@ -12,25 +12,25 @@ from physnet.greens._chain import real_dtype
 def resolvent(matrix: Inexact[Array, "*#b n n"], energy: ArrayLike) -> Complex[Array, "*d n n"]:
     r"""The dense resolvent (z I - W)^{-1} of a square matrix, O(n^3).
 
-        W need not be Hermitian: z may be any number off its spectrum, real ones included.
+    W need not be Hermitian: z may be any number off its spectrum, real ones included.
 
-        Args:
-            matrix: W (..., n, n), real or complex.
-            energy: z (...), a number or an array of batch shape, cast to the matrix's
-                precision.
+    Args:
+        matrix: W (..., n, n), real or complex.
+        energy: z (...), a number or an array of batch shape, cast to the matrix's
+            precision.
 
-        Returns:
-            (..., n, n), complex. Infinite or NaN where z is an eigenvalue.
+    Returns:
+        (..., n, n), complex. Infinite or NaN where z is an eigenvalue.
 
-        Raises:
-            ValueError: The matrix is not square, or the shapes do not broadcast.
-            TypeError: The matrix is not of floating dtype.
+    Raises:
+        ValueError: The matrix is not square, or the shapes do not broadcast.
+        TypeError: The matrix is not of floating dtype.
 
-        Example:
-            >>> import jax.numpy as jnp
-            >>> g = resolvent(jnp.array([[0.0, 1.0], [1.0, 0.0]]), 1j)
-            >>> print(f"{g[0, 0]:.2f} {g[0, 1]:.2f}")
-            0.00-0.50j -0.50+0.00j
+    Example:
+        >>> import jax.numpy as jnp
+        >>> g = resolvent(jnp.array([[0.0, 1.0], [1.0, 0.0]]), 1j)
+        >>> print(f"{g[0, 0]:.2f} {g[0, 1]:.2f}")
+        0.00-0.50j -0.50-0.00j
     """
     matrix = _checks.inexact("matrix", matrix)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:

@@ -2,13 +2,14 @@
 
 from typing import Literal, overload
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _dispatch
 from physnet.greens._chain import Chain, chain, state_planes, to_user, zero_state
-from physnet.greens._planes import Planes, add, reciprocal, scale
+from physnet.greens._planes import Planes, add, reciprocal, reverse, scale, shift
 from physnet.greens._riccati import riccati
 
 
@@ -38,12 +39,12 @@ def diagonal(
 
     Returns:
         G_ii (..., n), complex, of the precision of onsite and hopping. A NaN in a chain makes the
-        whole chain NaN.
+        whole chain NaN, and so does an infinity.
 
     Raises:
         ValueError: Shapes do not fit, n = 0, or Im z <= 0 where it is known. A traced energy is not
             checked: Im z < 0 gives conj(G(conj z)), Im z = 0 is NaN or infinite on the spectrum.
-        TypeError: onsite is not real, hopping or energy not of floating dtype.
+        TypeError: onsite is not real, or hopping not of floating dtype.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,7 +57,7 @@ def diagonal(
     """
     _dispatch.choose("greens.diagonal", implementation)
     c = chain(onsite, hopping, energy)
-    return to_user(two_sided(c), c)
+    return _diagonal(c)
 
 
 @overload
@@ -109,8 +110,8 @@ def left(
         implementation: None for the fastest one.
 
     Returns:
-        gL (..., n), complex, Im gL <= 0; with `return_state` the pair (gL, state). A NaN at site i
-        makes the sites from i on NaN.
+        gL (..., n), complex, Im gL <= 0; with `return_state` the pair (gL, state). A NaN or an
+        infinity at site i makes the sites from i on NaN.
 
     Raises:
         ValueError, TypeError: As `diagonal`.
@@ -121,7 +122,7 @@ def left(
         >>> g, state = left(onsite[:2], hopping[:1], 1j, return_state=True)
         >>> later = left(onsite[2:], hopping[1:], 1j, initial=state)
         >>> print(f"{later[0]:.4f}", f"{left(onsite, hopping, 1j)[2]:.4f}")
-        0.6500-0.5500j 0.6500-0.5500j
+        0.3529-0.4118j 0.3529-0.4118j
     """
     _dispatch.choose("greens.left", implementation)
     if initial is None:
@@ -130,7 +131,7 @@ def left(
     else:
         c = chain(onsite, hopping, energy, linked=True, batch=jnp.shape(initial))
         start = state_planes("initial", initial, c)
-    g = to_user(riccati(c.onsite, c.weight, c.energy, start), c)
+    g = _left(c, start)
     return (g, g[..., -1]) if return_state else g
 
 
@@ -155,9 +156,17 @@ def ldos(
         >>> print(f"{ldos(jnp.zeros(1), jnp.zeros(0), 1j)[0] * jnp.pi:.4f}")
         1.0000
     """
-    c = chain(onsite, hopping, energy)
-    density = two_sided(c).imag * (-1 / jnp.pi)
-    return jnp.moveaxis(jnp.broadcast_to(density, (density.shape[0], *c.batch)), 0, -1)
+    return -_diagonal(chain(onsite, hopping, energy)).imag / jnp.pi
+
+
+@jax.jit
+def _diagonal(c: Chain) -> Array:
+    return to_user(two_sided(c), c)
+
+
+@jax.jit
+def _left(c: Chain, start: Planes) -> Array:
+    return to_user(riccati(c.onsite, c.weight, c.energy, start), c)
 
 
 def two_sided(c: Chain) -> Planes:
@@ -165,12 +174,8 @@ def two_sided(c: Chain) -> Planes:
     start = zero_state(c)
     weight = c.weight
     after = jnp.concatenate([weight[1:], jnp.zeros_like(weight[:1])])  # w_i, none behind the end
-    left_of = _previous(riccati(c.onsite, weight, c.energy, start))
+    left_of = shift(riccati(c.onsite, weight, c.energy, start))
     mirrored = riccati(c.onsite[::-1], after[::-1], c.energy, start)
-    right_of = Planes(*(p[::-1] for p in _previous(mirrored)))
+    right_of = reverse(shift(mirrored))
     lead = add(scale(weight, left_of), scale(after, right_of))
     return reciprocal(Planes(c.energy.real - c.onsite - lead.real, c.energy.imag - lead.imag))
-
-
-def _previous(g: Planes) -> Planes:
-    return Planes(*(jnp.concatenate([jnp.zeros_like(p[:1]), p[:-1]]) for p in g))

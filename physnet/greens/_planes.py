@@ -54,13 +54,37 @@ def square(x: Planes) -> Planes:
     return Planes((x.real - x.imag) * (x.real + x.imag), 2 * x.real * x.imag)
 
 
+@jax.custom_jvp
 def reciprocal(x: Planes) -> Planes:
-    """1/x, scaled by max(|re|, |im|): exact to rounding wherever x and 1/x are representable.
+    """1/x, scaled by max(|re|, |im|): exact to rounding, and zero where 1/x is too small to hold.
 
     The sign of the imaginary part is minus that of x to the last bit, so Im x > 0 gives a
     non-positive result: densities of states made from it are never negative.
     """
     inverse = 1 / jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
+    inverse = jnp.maximum(inverse, 4 * jnp.finfo(inverse.dtype).tiny)  # subnormals count as zero
     real, imag = x.real * inverse, x.imag * inverse
     factor = inverse / (real * real + imag * imag)
     return Planes(real * factor, -imag * factor)
+
+
+@reciprocal.defjvp
+def _reciprocal_jvp(primals, tangents):
+    g = reciprocal(*primals)
+    change = multiply(square(g), *tangents)
+    return g, Planes(-change.real, -change.imag)
+
+
+def column(x: Planes) -> Planes:
+    """With a channel axis of size 1 behind."""
+    return Planes(x.real[..., None], x.imag[..., None])
+
+
+def reverse(x: Planes) -> Planes:
+    """Sites in the opposite order."""
+    return Planes(x.real[::-1], x.imag[::-1])
+
+
+def shift(x: Planes) -> Planes:
+    """x_{i-1}, zero at i = 0."""
+    return Planes(*(jnp.concatenate([jnp.zeros_like(p[:1]), p[:-1]]) for p in x))

@@ -8,15 +8,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch
-from physnet.greens._chain import (
-    Chain,
-    astype,
-    chain,
-    real_dtype,
-    state_planes,
-    zero_state,
+from physnet.greens._chain import Chain, astype, chain, real_dtype, state_planes, zero_state
+from physnet.greens._planes import (
+    Planes,
+    add,
+    column,
+    conjugate,
+    join,
+    multiply,
+    reverse,
+    split,
 )
-from physnet.greens._planes import Planes, conjugate, join, multiply, split
 from physnet.greens._recurrence import recurrence
 from physnet.greens._riccati import riccati
 
@@ -83,7 +85,7 @@ def propagate(
 
     Returns:
         y (..., n, d), complex, of the precision of onsite, hopping and source; with `return_state`
-        the pair (y, state). A NaN at site i makes the sites from i on NaN.
+        the pair (y, state). A NaN or an infinity at site i makes the sites from i on NaN.
 
     Raises:
         ValueError, TypeError: As `diagonal`; also where source has other than n sites.
@@ -97,18 +99,12 @@ def propagate(
     _dispatch.choose("greens.propagate", implementation)
     c, x = _with_source(onsite, hopping, energy, source, initial)
     if initial is None:
-        start = zero_state(c)
-        amplitude = jax.tree.map(lambda p: jnp.zeros_like(p[:1]), x)
+        green, amplitude = zero_state(c), None
     else:
-        start = state_planes("initial.green", initial.green, c)
-        amplitude = state_planes("initial.amplitude", initial.amplitude, c, channels=True)
-    g = riccati(c.onsite, c.weight, c.energy, start)
-    y = _eliminate(c, g, x, amplitude)
-    result = _to_user(y, c, x)
-    if not return_state:
-        return result
-    last = jnp.broadcast_to(join(Planes(g.real[-1], g.imag[-1])), c.batch)
-    return result, PropagateState(last, result[..., -1, :])
+        green = state_planes("initial.green", initial.green, c)
+        amplitude = _channels(initial.amplitude, c)
+    y, green = _propagate(c, x, green, amplitude)
+    return (y, PropagateState(green, y[..., -1, :])) if return_state else y
 
 
 def solve(
@@ -138,13 +134,7 @@ def solve(
         ['0.00-0.50j', '-0.50+0.00j']
     """
     c, x = _with_source(onsite, hopping, energy, source, None)
-    g = riccati(c.onsite, c.weight, c.energy, zero_state(c))
-    y = _eliminate(c, g, x, jax.tree.map(lambda p: jnp.zeros_like(p[:1]), x))
-    ahead = conjugate(Planes(*(jnp.concatenate([p[1:], p[:1]]) for p in c.link)))  # b_i
-    factor = multiply(g, ahead)
-    flipped = [Planes(*(p[::-1] for p in planes)) for planes in (_column(factor), y)]
-    psi = recurrence(*flipped)
-    return _to_user(Planes(*(p[::-1] for p in psi)), c, x)
+    return _solve(c, x)
 
 
 def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Planes]:
@@ -155,32 +145,62 @@ def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Plane
         raise ValueError(
             f"source must have shape (..., n={onsite.shape[-1]}, d), got {source.shape}"
         )
-    dtype = real_dtype(onsite, hopping, source)
     shapes = {"source": source.shape[:-2]}
     if initial is not None:
-        shapes["initial.green"] = jnp.shape(initial.green)
-        shapes["initial.amplitude"] = jnp.shape(initial.amplitude)[:-1]
+        amplitude = jnp.shape(initial.amplitude)
+        if not amplitude or amplitude[-1] != source.shape[-1]:
+            raise ValueError(
+                f"initial.amplitude must have d={source.shape[-1]} channels on its last axis, "
+                f"got shape {amplitude}"
+            )
+        shapes |= {"initial.green": jnp.shape(initial.green), "initial.amplitude": amplitude[:-1]}
+    dtype = real_dtype(onsite, hopping, source)
     batch = _checks.broadcast(**shapes)
     c = chain(onsite, hopping, energy, linked=initial is not None, dtype=dtype, batch=batch)
-    rank = len(c.batch)
-    source = astype(source, dtype)
-    source = source.reshape((1,) * (rank + 2 - source.ndim) + source.shape)
-    return c, split(jnp.moveaxis(source, -2, 0))
+    return c, _sites_first(source, c)
 
 
-def _column(x: Planes) -> Planes:
-    return Planes(*(p[..., None] for p in x))
+def _sites_first(source: Array, c: Chain) -> Planes:
+    """Sources (..., n, d) as planes (n, *b, d)."""
+    missing = len(c.batch) + 2 - source.ndim
+    source = astype(source, c.onsite.dtype).reshape((1,) * missing + source.shape)
+    return split(jnp.moveaxis(source, -2, 0))
 
 
-def _eliminate(c: Chain, g: Planes, x: Planes, amplitude: Planes) -> Planes:
+def _channels(amplitude: Array, c: Chain) -> Planes:
+    amplitude = _checks.inexact("initial.amplitude", amplitude)
+    return _sites_first(amplitude[..., None, :], c)
+
+
+@jax.jit
+def _propagate(c: Chain, x: Planes, green: Planes, amplitude: Planes | None) -> tuple[Array, Array]:
+    g = riccati(c.onsite, c.weight, c.energy, green)
+    y = _eliminate(c, g, x, amplitude)
+    last = join(Planes(g.real[-1], g.imag[-1]))
+    return _to_user(y, c), jnp.broadcast_to(last, c.batch)
+
+
+@jax.jit
+def _solve(c: Chain, x: Planes) -> Array:
+    g = riccati(c.onsite, c.weight, c.energy, zero_state(c))
+    y = _eliminate(c, g, x, None)
+    # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
+    after = conjugate(Planes(*(jnp.roll(p, -1, 0) for p in c.link)))
+    factor = column(multiply(g, after))
+    return _to_user(reverse(recurrence(reverse(factor), reverse(y))), c)
+
+
+def _eliminate(c: Chain, g: Planes, x: Planes, amplitude: Planes | None) -> Planes:
     """y (n, *batch, d) of the causal elimination."""
-    g, link = _column(g), _column(c.link)
-    entry = multiply(Planes(link.real[:1], link.imag[:1]), amplitude)
-    x = Planes(*(jnp.broadcast_to(p, jnp.broadcast_shapes(p.shape, (1, *e.shape[1:]))).at[:1].add(e) for p, e in zip(x, entry, strict=True)))
-    source = multiply(g, x)
-    return recurrence(multiply(g, link), source)
+    factor, source = column(multiply(g, c.link)), multiply(column(g), x)
+    if amplitude is not None:
+        entry = multiply(Planes(factor.real[:1], factor.imag[:1]), amplitude)
+        first = add(Planes(source.real[:1], source.imag[:1]), entry)
+        rest = (jnp.broadcast_to(p[1:], (p.shape[0] - 1, *first.real.shape[1:])) for p in source)
+        source = Planes(*(jnp.concatenate(pair) for pair in zip(first, rest, strict=True)))
+    return recurrence(factor, source)
 
 
-def _to_user(y: Planes, c: Chain, x: Planes) -> jax.Array:
+def _to_user(y: Planes, c: Chain) -> Array:
     array = jnp.moveaxis(join(y), 0, -2)
     return jnp.broadcast_to(array, (*c.batch, *array.shape[-2:]))

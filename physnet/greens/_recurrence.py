@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from physnet.greens._planes import Planes, add, conjugate, multiply, subtract
+from physnet.greens._planes import Planes, add, conjugate, multiply, shift, subtract
 
 
 def recurrence(factor: Planes, source: Planes) -> Planes:
@@ -29,11 +29,7 @@ def recurrence(factor: Planes, source: Planes) -> Planes:
     )
 
 
-def shift(x: Planes) -> Planes:
-    """x_{i-1}, zero at i = 0."""
-    return Planes(*(jnp.concatenate([jnp.zeros_like(p[:1]), p[:-1]]) for p in x))
-
-
+@jax.jit
 def _forward(factor: Planes, source: Planes) -> Planes:
     def step(y, xs):
         a, s = xs
@@ -43,6 +39,7 @@ def _forward(factor: Planes, source: Planes) -> Planes:
     return lax.scan(step, _zero(source), (factor, source))[1]
 
 
+@jax.jit
 def _backward(factor: Planes, source: Planes) -> Planes:
     """y_i = A_{i+1} y_{i+1} + s_i."""
 

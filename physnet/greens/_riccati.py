@@ -45,6 +45,7 @@ def _expand(first: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.broadcast_to(first, (1, *like.shape[1:]))
 
 
+@jax.jit
 def _sequential(onsite: jax.Array, weight: jax.Array, energy: Planes, initial: Planes) -> Planes:
     z = Planes(energy.real[0], energy.imag[0])
 

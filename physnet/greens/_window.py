@@ -1,7 +1,9 @@
 """Density of states in an energy window, by exact contour quadrature."""
 
+import functools
 from typing import Literal, overload
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -9,9 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch
-from physnet.greens._chain import Chain, chain, real_dtype, state_planes, zero_state
+from physnet.greens._chain import Chain, align, astype, chain, real_dtype, zero_state
 from physnet.greens._diagonal import two_sided
-from physnet.greens._planes import Planes
+from physnet.greens._planes import Planes, split
 from physnet.greens._riccati import riccati
 
 
@@ -112,31 +114,37 @@ def window(
         radius=radius.shape,
         initial=() if initial is None else jnp.shape(initial)[:-1],
     )
-    angle = np.pi * (2 * np.arange(half) + 1) / order
     c = chain(onsite, hopping, 1j, linked=initial is not None, dtype=dtype, batch=batch)
-    center, radius = (_points_first(x, len(batch)) for x in (center, radius))
+    start = None if initial is None else _state(initial, batch, half, c)
+    share, state = _window(c, center, radius, start, order=order, causal=causal)
+    return (share, state) if return_state else share
+
+
+@functools.partial(jax.jit, static_argnames=("order", "causal"))
+def _window(c: Chain, center, radius, start, *, order: int, causal: bool) -> tuple[Array, Array]:
+    half, batch, dtype = order // 2, c.batch, c.onsite.dtype
+    angle = np.pi * (2 * np.arange(half) + 1) / order
     points = (1, half) + (1,) * len(batch)
+    center, radius = (_points_first(x, len(batch)) for x in (center, radius))
     from_center = Planes(
         radius * np.cos(angle).astype(dtype).reshape(points),
         jnp.abs(radius) * np.sin(angle).astype(dtype).reshape(points),
     )
-    c = c._replace(
+    c = Chain(
         onsite=c.onsite[:, None],
         link=Planes(*(p[:, None] for p in c.link)),
         energy=Planes(center + from_center.real, from_center.imag),
         batch=(half, *batch),
     )
     if causal:
-        start = zero_state(c) if initial is None else _state(initial, c, batch)
-        g = riccati(c.onsite, c.weight, c.energy, start)
+        g = riccati(c.onsite, c.weight, c.energy, zero_state(c) if start is None else start)
     else:
         g = two_sided(c)
     share = (2 / order) * (from_center.real * g.real - from_center.imag * g.imag).sum(1)
     share = jnp.moveaxis(share, 0, -1)
     share = jnp.broadcast_to(share, (*batch, share.shape[-1]))
+    # Rounding may leave [0, 1] by an ulp: clip the value, not the gradient.
     share = share + lax.stop_gradient(jnp.clip(share, 0, 1) - share)
-    if not return_state:
-        return share
     state = jnp.moveaxis(lax.complex(g.real[-1], g.imag[-1]), 0, -1)
     return share, jnp.broadcast_to(state, (*batch, half))
 
@@ -162,11 +170,12 @@ def _points_first(value: Array, rank: int) -> Array:
     return value.reshape((1,) * (2 + rank - value.ndim) + value.shape)
 
 
-def _state(initial: Array, c: Chain, batch: tuple[int, ...]) -> Planes:
-    if jnp.shape(initial)[-1] != c.batch[0]:
+def _state(initial: Array, batch: tuple[int, ...], half: int, c: Chain) -> Planes:
+    """A state (..., K/2) as planes (1, K/2, *b)."""
+    if jnp.shape(initial)[-1:] != (half,):
         raise ValueError(
-            f"initial must hold {c.batch[0]} Green's functions on its last axis (order / 2), "
+            f"initial must hold {half} Green's functions on its last axis (order / 2), "
             f"got shape {jnp.shape(initial)}"
         )
-    state = jnp.broadcast_to(initial, (*batch, c.batch[0]))
-    return state_planes("initial", jnp.moveaxis(state, -1, 0), c)
+    initial = astype(_checks.inexact("initial", initial), c.onsite.dtype)
+    return split(align(initial, len(batch))[None])

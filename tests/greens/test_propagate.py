@@ -1,0 +1,132 @@
+"""propagate and solve against dense solves; continuation; causality."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from physnet import greens
+
+SHAPES = [  # n, batch axes of onsite, hopping, energy, source
+    (1, (), (), (), ()),
+    (9, (2, 1), (), (3,), (3,)),
+    (150, (2,), (2,), (), (2,)),
+]
+
+
+def sources(n, batch, d=4, seed=1):
+    rng = np.random.default_rng(seed)
+    shape = (*batch, n, d)
+    return jnp.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_solve_is_the_dense_solve(shape, random_chain, inverse):
+    chain, x = random_chain(*shape[:4]), sources(shape[0], shape[4])
+    dense = inverse(*chain)
+    batch = np.broadcast_shapes(dense.shape[:-2], x.shape[:-2])
+    expected = dense @ jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
+    psi = greens.solve(*chain, x)
+    assert psi.shape == expected.shape
+    assert np.abs(psi - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES[:2])
+def test_propagate_takes_the_last_row_of_each_shorter_chain(shape, random_chain, half_line):
+    chain, x = random_chain(*shape[:4]), sources(shape[0], shape[4])
+    dense = half_line(*chain)
+    batch = np.broadcast_shapes(dense.shape[:-2], x.shape[:-2])
+    expected = dense @ jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
+    y = greens.propagate(*chain, x)
+    assert y.shape == expected.shape
+    assert np.abs(y - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+def test_real_sources_of_float32_stay_single(random_chain):
+    onsite, _, energy = random_chain(12, (3,))
+    onsite, x = onsite.astype(jnp.float32), sources(12, (3,)).real.astype(jnp.float32)
+    hopping = jnp.ones(11, jnp.float32)
+    for function in (greens.propagate, greens.solve):
+        y = function(onsite, hopping, energy, x)
+        assert y.dtype == jnp.complex64
+        wide = function(
+            *(v.astype(jnp.float64) for v in (onsite, hopping)), energy, x.astype(float)
+        )
+        np.testing.assert_allclose(y, wide, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [greens.propagate, greens.solve])
+@pytest.mark.parametrize("argument", range(4))
+def test_gradients_equal_those_of_the_dense_solve(
+    function, argument, random_chain, inverse, half_line
+):
+    arguments = (*random_chain(12, (2, 1), (), (3,)), sources(12, (2, 3), 2))
+    weight = sources(12, (2, 3), 2, seed=5)
+
+    matrix = inverse if function is greens.solve else half_line
+
+    def dense(onsite, hopping, energy, x):
+        return matrix(onsite, hopping, energy) @ x
+
+    def loss(f, *arguments):
+        return jnp.real(jnp.sum(weight * f(*arguments) ** 2))
+
+    ours, expected = (jax.grad(loss, argument + 1)(f, *arguments) for f in (function, dense))
+    assert ours.shape == expected.shape
+    assert np.abs(ours - expected).max() < 1e-10 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("n", [9, 400])
+def test_later_sites_and_sources_change_no_bit_of_propagate(n, random_chain):
+    onsite, hopping, energy = random_chain(n, (2,), (), (2,))
+    x = sources(n, (2,))
+    before = greens.propagate(onsite, hopping, energy, x)
+    for j in (n - 1, n // 2, 3):
+        changed = greens.propagate(
+            onsite.at[:, j:].multiply(-3.0),
+            hopping.at[j - 1 :].add(0.7),
+            energy,
+            x.at[:, j:].add(2.0),
+        )
+        np.testing.assert_array_equal(changed[:, :j], before[:, :j])
+        assert not np.array_equal(changed[:, j], before[:, j])
+
+
+def test_waves_continue_from_their_state(random_chain):
+    onsite, hopping, energy = random_chain(30, (2,), (), (2,))
+    x = sources(30, (2,))
+    whole = greens.propagate(onsite, hopping, energy, x)
+    parts, state = [], None
+    for start, stop in [(0, 11), (11, 12), (12, 30)]:
+        y, state = greens.propagate(
+            onsite[:, start:stop],
+            hopping[max(start - 1, 0) : stop - 1],
+            energy,
+            x[:, start:stop],
+            initial=state,
+            return_state=True,
+        )
+        parts.append(y)
+    np.testing.assert_allclose(jnp.concatenate(parts, -2), whole, rtol=1e-12)
+    assert isinstance(state, greens.PropagateState)
+    np.testing.assert_array_equal(state.amplitude, parts[-1][:, -1])
+
+
+def test_a_gradient_flows_through_the_state(random_chain):
+    onsite, hopping, energy = random_chain(20)
+    x = sources(20, ())
+
+    def whole(onsite, hopping, x):
+        return jnp.abs(greens.propagate(onsite, hopping, energy, x)[-1]).sum()
+
+    def halves(onsite, hopping, x):
+        _, state = greens.propagate(onsite[:9], hopping[:8], energy, x[:9], return_state=True)
+        y = greens.propagate(onsite[9:], hopping[8:], energy, x[9:], initial=state)
+        return jnp.abs(y[-1]).sum()
+
+    for ours, expected in zip(
+        jax.grad(halves, (0, 1, 2))(onsite, hopping, x),
+        jax.grad(whole, (0, 1, 2))(onsite, hopping, x),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-13)
