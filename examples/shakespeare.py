@@ -13,27 +13,41 @@ import sys
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-
 from lm import corpus as corpora
-from lm import rows
+from lm import ppmd, report, results, rows
 from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.settings import PRESETS, Settings
-from lm.training import train
+from rich.console import Console
 
 
 def main(settings: Settings, console: Console) -> None:
-    """Fetch the text, train the rows one after the other, write the report."""
+    """Fetch the text, fill the rows one after the other, write the report."""
     folder = settings.directory or Path("runs") / settings.preset
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {folder} ({error.strerror}): give another --directory"
+        ) from error
     corpus = load(settings, console)
     console.print(
-        f"{corpus.name}: {len(corpus.train)} characters to train on, {len(corpus.validation)} held "
-        f"out, {len(corpus.characters)} different ones"
+        f"{corpus.name}: {len(corpus.train):,} characters to train on, "
+        f"{len(corpus.validation):,} held out, {len(corpus.characters)} different ones"
     )
-    for model in rows.models(settings, len(corpus.characters)):
-        trained = train(model, corpus, settings.training, folder / model.name, console=console)
-        console.print(trained.result)
+    models = rows.models(settings, len(corpus.characters))
+    table = []
+    if "ppmd" in settings.rows and ppmd.installed():
+        table.append(results.compressor(corpus))
+    elif "ppmd" in settings.rows:
+        console.print("no row for PPMd: pip install pyppmd for it")
+    try:
+        for model in models:
+            row = results.trained(model, corpus, settings, folder / model.name, console=console)
+            table.append(row)
+    finally:  # a row that fails takes none of the others with it
+        if table:
+            report.write(folder, table, text=corpus.name, console=console)
 
 
 def load(settings: Settings, console: Console) -> Corpus:
@@ -49,7 +63,7 @@ def load(settings: Settings, console: Console) -> Corpus:
 
 def command_line(arguments: list[str]) -> Settings:
     """The settings of a preset with what the command line changes."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(prog="shakespeare.py", add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     preset = first.parse_known_args(arguments)[0].preset
     return tyro.cli(Settings, args=arguments, default=PRESETS[preset], prog="shakespeare.py")
@@ -57,6 +71,8 @@ def command_line(arguments: list[str]) -> Settings:
 
 if __name__ == "__main__":
     try:
-        main(command_line(sys.argv[1:]), Console())
-    except UserError as error:
+        main(command_line(sys.argv[1:]), Console(markup=False, highlight=False))
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: run the same command again to resume from the last checkpoint")

@@ -33,16 +33,24 @@ class Checkpoints:
         self._manager = self._open()
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Write a checkpoint; orbax renames it into place when it is complete."""
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                meta=ocp.args.JsonSave({**meta, "digest": digest(state)}),
-            ),
+        """Write a checkpoint; orbax renames it into place when it is complete.
+
+        Raises:
+            UserError: it could not be written (a full disk, say); the earlier ones are kept.
+        """
+        content = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave({**meta, "digest": digest(state)}),
         )
+        try:
+            saved, reason = self._manager.save(step, args=content), "orbax declined"
+        except Exception as error:  # whatever the writer makes of a failing file system
+            saved, reason = False, _first_line(error)
         if not saved:
-            raise UserError(f"could not write checkpoint {step} into {self._folder}")
+            raise UserError(
+                f"could not write checkpoint {step} into {self._folder} ({reason}); the earlier "
+                "ones are kept: run again to resume"
+            )
 
     def restore(self, like: Any, *, say: Callable[[str], None] = print) -> Restored | None:
         """The newest sound checkpoint; damaged ones are moved aside, None where there is none.
@@ -66,7 +74,7 @@ class Checkpoints:
                 )
                 problem = _problem(found)
             except Exception as error:  # whatever a damaged file makes the reader raise
-                problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                problem = _first_line(error)
             if problem is None:
                 return Restored(found.state, step, dict(found.meta))
             say(f"checkpoint {step} is damaged ({problem}); moved to {self._set_aside(step)}")
@@ -78,7 +86,10 @@ class Checkpoints:
             )
         return None
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -104,6 +115,10 @@ def digest(state: Any) -> str:
     for leaf in jax.tree.leaves(state):
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 
 def _problem(found: Any) -> str | None:

@@ -44,6 +44,9 @@ class Corpus:
     def decode(self, tokens: np.ndarray) -> str:
         return "".join(self.characters[int(token)] for token in tokens)
 
+    def texts(self) -> tuple[str, str]:
+        return self.decode(self.train), self.decode(self.validation)
+
     def fingerprint(self) -> str:
         parts = (self.characters.encode(), self.train.tobytes(), self.validation.tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()

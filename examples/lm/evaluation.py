@@ -11,11 +11,17 @@ from lm.step import losses
 
 
 class Evaluation(NamedTuple):
-    """Nats for each character, the share of causal pairs kept, and the characters predicted."""
+    """Means over held-out text.
+
+    Args:
+        nats: for each character.
+        kept_pairs: share of the causal pairs that attention computes.
+        experts: share of the tokens that each expert takes (empty without experts).
+    """
 
     nats: float
     kept_pairs: float
-    characters: int
+    experts: tuple[float, ...]
 
 
 def windows(tokens: np.ndarray, *, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,31 +42,34 @@ class Evaluator:
         self, model: Model, tokens: np.ndarray, *, block: int, dtype: str, batch: int = 32
     ) -> None:
         rows, lengths = windows(tokens, block=block)
-        self._count, self._batch = len(rows), min(batch, len(rows))
-        spare = -self._count % self._batch
-        self._rows = jnp.asarray(np.pad(rows, ((0, spare), (0, 0))))
+        self._batch = min(batch, len(rows))
+        spare = -len(rows) % self._batch
+        self._rows = jnp.asarray(np.pad(rows, ((0, spare), (0, 0)), mode="edge"))
         self._lengths = jnp.asarray(np.pad(lengths, (0, spare)))
 
-        def some(params: Any, rows: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def some(params: Any, rows: jax.Array, lengths: jax.Array) -> tuple[Any, ...]:
             logits, info = model.apply(
                 model.config, params, rows[:, :-1], dtype=jnp.dtype(dtype), return_info=True
             )
             inside = jnp.arange(block, dtype=jnp.int32)[None] < lengths[:, None]
             nats = jnp.where(inside, losses(logits, rows[:, 1:]), jnp.zeros((), logits.dtype))
-            return jnp.sum(nats, axis=1), jnp.mean(info["kept_pairs"])
+            load = info.get("expert_load", jnp.zeros((0,), jnp.float32))
+            return jnp.sum(nats, axis=1), jnp.mean(info["kept_pairs"]), load
 
         self._some = jax.jit(some)
 
     def evaluate(self, params: Any, *, limit: int | None = None) -> Evaluation:
-        """Loss over all windows, or over about `limit` of them, evenly spread."""
+        """Means over all windows, or over about `limit` of them, evenly spread."""
         batches = len(self._rows) // self._batch
         wanted = batches if limit is None else min(batches, -(-limit // self._batch))
-        nats, kept, characters = 0.0, [], 0
+        nats, kept, loads, characters = 0.0, [], [], 0
         for index in np.linspace(0, batches - 1, wanted).round().astype(int):
             part = slice(index * self._batch, (index + 1) * self._batch)
             lengths = self._lengths[part]
-            sums, share = self._some(params, self._rows[part], lengths)
+            sums, share, load = self._some(params, self._rows[part], lengths)
             nats += float(np.asarray(sums, np.float64).sum())
             kept.append(float(share))
+            loads.append(np.asarray(load, np.float64))
             characters += int(lengths.sum())
-        return Evaluation(nats / characters, float(np.mean(kept)), characters)
+        experts = tuple(np.mean(loads, axis=0).tolist())
+        return Evaluation(nats / characters, float(np.mean(kept)), experts)

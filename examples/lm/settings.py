@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lm.errors import UserError
 
@@ -10,54 +10,78 @@ Preset = Literal["smoke", "cpu", "gpu"]
 RowName = Literal["ppmd", "transformer", "bk"]
 
 
+def _require(group: str | None, settings: Any, name: str, sound: Any, expected: str) -> None:
+    value = getattr(settings, name)
+    if not sound(value):
+        option = f"--{group}.{name}" if group else f"--{name}"
+        raise UserError(f"{option.replace('_', '-')} must be {expected}, got {value}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """Schedule and optimiser, the same for every row but the learning rate."""
 
     steps: int = 2000
+    """Updates of the parameters."""
     batch: int = 12
+    """Windows of text in a step."""
     block: int = 64
     """Characters that a model sees at once."""
     warmup: int = 100
+    """Steps over which the learning rate rises."""
     final_share: float = 0.1
     """The cosine ends at this share of the learning rate."""
     weight_decay: float = 0.1
     """On matrices alone."""
     beta1: float = 0.9
+    """Decay of AdamW's mean gradient."""
     beta2: float = 0.99
+    """Decay of AdamW's mean square."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and products; parameters and sums stay float32."""
     seed: int = 0
+    """Of parameters, batches and dropout."""
     steps_per_call: int = 50
-    """Steps in one compiled call; the other intervals are multiples of it."""
+    """Steps in one compiled call; the next two settings are multiples of it."""
     evaluate_every: int = 250
-    evaluation_windows: int = 200
-    """Validation windows for the curves; the final figure uses all of them."""
+    """Steps between two points of the validation curve."""
     checkpoint_every: int = 250
+    """A kill costs at most this many steps."""
+    evaluation_windows: int = 2048
+    """Held-out windows for the curve, evenly spread; the final figure uses all there are."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "block", "steps_per_call", "evaluation_windows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+            _require("training", self, name, lambda value: value >= 1, "at least 1")
+        for name in ("warmup", "weight_decay", "seed"):
+            _require("training", self, name, lambda value: value >= 0, "at least 0")
+        for name in ("beta1", "beta2", "final_share"):
+            _require("training", self, name, lambda value: 0 <= value <= 1, "in [0, 1]")
+        _require("training", self, "clip", lambda value: value > 0, "above 0")
         for name in ("evaluate_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value < 1 or value % self.steps_per_call:
-                raise UserError(
-                    f"{name} must be a positive multiple of steps_per_call={self.steps_per_call}, "
-                    f"got {value}"
-                )
+            _require(
+                "training",
+                self,
+                name,
+                lambda value: value >= 1 and value % self.steps_per_call == 0,
+                f"a positive multiple of --training.steps-per-call {self.steps_per_call}",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What the rows share."""
+    """What the trained rows share."""
 
     layers: int = 4
+    """Blocks of a model."""
     heads: int = 4
+    """Attention heads."""
     width: int = 128
+    """Channels of the residual stream."""
     dropout: float = 0.0
+    """Share of activations set to zero in training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +89,12 @@ class Transformer:
     """The plain baseline."""
 
     learning_rate: float = 2e-3
+    """Peak of its schedule."""
     hidden: int | None = None
     """Width inside the MLP; None is four times the model's."""
+
+    def __post_init__(self) -> None:
+        _require("transformer", self, "learning_rate", lambda value: value > 0, "above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +104,9 @@ class Settings:
     preset: Preset = "cpu"
     """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
+    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core."""
     ablate: bool = False
-    """Also a row for each mechanism left out."""
+    """Also a row for each mechanism of BK-Core left out."""
     text: Path | None = None
     """A UTF-8 text of your own instead of Shakespeare's plays."""
     directory: Path | None = None
@@ -86,18 +115,29 @@ class Settings:
     """Where the downloaded plays are kept; None: $XDG_CACHE_HOME/physnet or ~/.cache/physnet."""
     sample: int = 400
     """Characters of text that each model writes at the end."""
+    temperature: float = 0.8
+    """Of the sample: below 1 prefers likely characters."""
+    depths: tuple[int, ...] = (2, 4, 8, 16)
+    """Numbers of layers at which the memory of a training step is measured."""
     training: Training = Training()
     sizes: Sizes = Sizes()
     transformer: Transformer = Transformer()
+
+    def __post_init__(self) -> None:
+        _require(None, self, "rows", lambda value: len(value) > 0, "at least one row")
+        _require(None, self, "sample", lambda value: value >= 0, "at least 0")
+        _require(None, self, "temperature", lambda value: value > 0, "above 0")
+        _require(None, self, "depths", lambda value: all(d >= 1 for d in value), "at least 1 each")
 
 
 PRESETS: dict[str, Settings] = {
     "smoke": Settings(
         preset="smoke",
         sample=80,
+        depths=(1, 2, 4),
         training=Training(
             steps=60, batch=8, block=32, warmup=10, steps_per_call=10, evaluate_every=20,
-            evaluation_windows=20, checkpoint_every=20,
+            checkpoint_every=20,
         ),
         sizes=Sizes(layers=2, heads=2, width=32),
     ),
@@ -106,7 +146,7 @@ PRESETS: dict[str, Settings] = {
         preset="gpu",
         training=Training(
             steps=5000, batch=64, block=256, dtype="bfloat16", steps_per_call=50,
-            evaluate_every=250, evaluation_windows=256, checkpoint_every=500,
+            checkpoint_every=500,
         ),
         sizes=Sizes(layers=6, heads=6, width=384, dropout=0.2),
         transformer=Transformer(learning_rate=1e-3),

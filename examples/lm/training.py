@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,25 +13,32 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lm.checkpoints import Checkpoints, digest
+from lm import files
+from lm.checkpoints import Checkpoints
 from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.evaluation import Evaluator
-from lm.metrics import Metrics, replace_file
+from lm.metrics import Metrics
 from lm.rows import Model
 from lm.settings import Training
 from lm.step import initial_state, steps
 
 
 class Trained(NamedTuple):
-    """A finished row: its figures and its parameters."""
+    """The parameters at the end of the schedule, and the seconds that the steps took."""
 
-    result: dict[str, Any]
     params: Any
+    seconds: float
 
 
 def train(
-    model: Model, corpus: Corpus, training: Training, folder: Path, *, console: Console
+    model: Model,
+    corpus: Corpus,
+    training: Training,
+    evaluator: Evaluator,
+    folder: Path,
+    *,
+    console: Console,
 ) -> Trained:
     """Train a model; a kill at any point costs at most `checkpoint_every` steps.
 
@@ -38,52 +46,31 @@ def train(
         model: the row.
         corpus: the text.
         training: schedule and optimiser.
-        folder: the row's own: config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json.
+        evaluator: measures the loss on held-out text.
+        folder: the row's own: config.json, metrics.jsonl, tensorboard/, checkpoints/.
         console: where progress goes.
 
     Raises:
         UserError: the folder belongs to a run with other settings, no checkpoint there can be
             read, or the loss or the gradient stopped being finite (with the step's number).
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     claim(folder, model, corpus, training)
-    say = lambda sentence: console.print(f"{model.label}: {sentence}")  # noqa: E731
-    state = initial_state(model, training)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
+
+    def say(sentence: str) -> None:
+        console.print(f"{model.label}: {sentence}")
+
+    state, step, seconds = initial_state(model, training), 0, 0.0
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, say=say)
-        start, seconds = 0, 0.0
         if restored is not None:
-            state, start, seconds = restored.state, restored.step, restored.meta["seconds"]
-            say(f"resuming after step {start}" if start < training.steps else "already trained")
-        evaluator = Evaluator(
-            model, corpus.validation, block=training.block, dtype=training.dtype
-        )
-        metrics = Metrics(folder, step=start)
-        try:
-            run = _Run(model, corpus, training, evaluator, metrics, checkpoints, console)
-            state, seconds = run.to_the_end(state, start, seconds)
-        finally:
-            metrics.close()
-    finally:
-        checkpoints.close()
-    result_path = folder / "result.json"
-    if start < training.steps or not result_path.exists():
-        final = evaluator.evaluate(state["params"])
-        result = {
-            "name": model.name,
-            "label": model.label,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
-            "nats": final.nats,
-            "bits": final.nats / float(np.log(2.0)),
-            "kept_pairs": final.kept_pairs,
-            "characters": final.characters,
-            "tokens_per_second": training.steps * training.batch * training.block / seconds,
-            "seconds": seconds,
-            "digest": digest(state["params"]),
-        }
-        replace_file(result_path, json.dumps(result, indent=2) + "\n")
-    return Trained(json.loads(result_path.read_text()), state["params"])
+            state, step, seconds = restored.state, restored.step, restored.meta["seconds"]
+            say(f"resuming after step {step}" if step < training.steps else "trained already")
+        if step < training.steps:
+            with Metrics(folder, step=step) as metrics, _progress(console) as progress:
+                loop = _Loop(model, corpus, training, evaluator, metrics, checkpoints, progress)
+                state, seconds = loop.to_the_end(state, step, seconds)
+    return Trained(state["params"], seconds)
 
 
 def claim(folder: Path, model: Model, corpus: Corpus, training: Training) -> None:
@@ -93,15 +80,14 @@ def claim(folder: Path, model: Model, corpus: Corpus, training: Training) -> Non
         "learning_rate": model.learning_rate,
         "config": dataclasses.asdict(model.config),
         "training": dataclasses.asdict(training),
-        "text": corpus.name,
         "text_sha256": corpus.fingerprint(),
     }
-    mine = json.loads(json.dumps(mine))
     path = folder / "config.json"
     if not path.exists():
-        replace_file(path, json.dumps(mine, indent=2) + "\n")
+        files.replace(path, json.dumps(mine, indent=2) + "\n")
         return
-    old, new = _flat(json.loads(path.read_text())), _flat(mine)
+    old = _flat(files.parse(path.read_text(encoding="utf-8", errors="replace"), source=str(path)))
+    new = _flat(json.loads(json.dumps(mine)))
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed)
@@ -111,8 +97,8 @@ def claim(folder: Path, model: Model, corpus: Corpus, training: Training) -> Non
         )
 
 
-class _Run:
-    """The loop over compiled calls of several steps."""
+class _Loop:
+    """Compiled calls of several steps, with what happens between them."""
 
     def __init__(
         self,
@@ -122,55 +108,34 @@ class _Run:
         evaluator: Evaluator,
         metrics: Metrics,
         checkpoints: Checkpoints,
-        console: Console,
+        progress: Progress,
     ) -> None:
         self._model, self._training, self._evaluator = model, training, evaluator
-        self._metrics, self._checkpoints, self._console = metrics, checkpoints, console
+        self._metrics, self._checkpoints, self._progress = metrics, checkpoints, progress
         self._tokens = jnp.asarray(corpus.train)
         self._compiled: dict[int, Any] = {}
 
     def to_the_end(self, state: Any, step: int, seconds: float) -> tuple[Any, float]:
-        training = self._training
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+        training, progress = self._training, self._progress
+        task = progress.add_task(
+            self._model.label, total=training.steps, completed=step, figures="compiling"
         )
-        with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(
-                self._model.label, total=training.steps, completed=step, figures="compiling"
-            )
-            while step < training.steps:
-                count = min(training.steps_per_call, training.steps - step)
-                state, seconds = self._call(state, step, count, seconds)
-                step += count
-                last = step == training.steps
-                figures = f"loss {self._loss:.3f}"
-                if last or step % training.evaluate_every == 0:
-                    found = self._evaluator.evaluate(
-                        state["params"], limit=training.evaluation_windows
-                    )
-                    self._metrics.record(
-                        "validation",
-                        step,
-                        loss=found.nats,
-                        kept_pairs=found.kept_pairs,
-                        seconds=seconds,
-                    )
-                    progress.console.print(
-                        f"{self._model.label}: step {step}, training {self._loss:.3f}, validation "
-                        f"{found.nats:.3f} nats, {seconds:.0f} s"
-                    )
-                if last or step % training.checkpoint_every == 0:
-                    # Metrics first: a checkpoint promises that every earlier step is logged.
-                    self._metrics.flush()
-                    self._checkpoints.save(step, state, {"seconds": seconds})
-                progress.update(task, completed=step, figures=figures)
+        while step < training.steps:
+            count = min(training.steps_per_call, training.steps - step)
+            state, loss, seconds = self._call(state, step, count, seconds)
+            step += count
+            last = step == training.steps
+            if last or step % training.evaluate_every == 0:
+                self._evaluate(state, step, loss, seconds)
+            if last or step % training.checkpoint_every == 0:
+                # Metrics first: a checkpoint promises that every earlier step is logged.
+                self._metrics.flush()
+                self._checkpoints.save(step, state, {"seconds": seconds})
+            progress.update(task, completed=step, figures=f"loss {loss:.3f}")
         return state, seconds
 
-    def _call(self, state: Any, step: int, count: int, seconds: float) -> tuple[Any, float]:
+    def _call(self, state: Any, step: int, count: int, seconds: float) -> tuple[Any, float, float]:
+        """Take and log `count` steps: the new state, their mean loss, the seconds so far."""
         first = jnp.asarray(step, jnp.int32)
         if count not in self._compiled:
             run = jax.jit(steps(self._model, self._training, count), donate_argnums=0)
@@ -180,25 +145,42 @@ class _Run:
         losses, norms = (np.asarray(measured[name]) for name in ("loss", "gradient_norm"))
         elapsed = time.perf_counter() - began
         for index in range(count):
-            number = step + index + 1
-            loss, norm = float(losses[index]), float(norms[index])
-            if not np.isfinite(loss) or not np.isfinite(norm):
-                self._metrics.flush()
-                raise UserError(
-                    f"{self._model.label}: at step {number} the loss is {loss} and the norm of the "
-                    f"gradient {norm}; stopped. The metrics hold every earlier step and the last "
-                    f"checkpoint is kept. A smaller learning rate than {self._model.learning_rate} "
-                    "may help (with another --directory)."
-                )
-            self._metrics.record(
-                "train",
-                number,
-                loss=loss,
-                gradient_norm=norm,
-                seconds=seconds + elapsed * (index + 1) / count,
-            )
-        self._loss = float(losses.mean())
-        return state, seconds + elapsed
+            number, loss, norm = step + index + 1, float(losses[index]), float(norms[index])
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._stop(f"at step {number} the loss is {loss} and the gradient's norm {norm}")
+            passed = seconds + elapsed * (index + 1) / count
+            self._metrics.record("train", number, loss=loss, gradient_norm=norm, seconds=passed)
+        return state, float(losses.mean()), seconds + elapsed
+
+    def _evaluate(self, state: Any, step: int, loss: float, seconds: float) -> None:
+        found = self._evaluator.evaluate(state["params"], limit=self._training.evaluation_windows)
+        if not math.isfinite(found.nats):
+            self._stop(f"after step {step} the loss on held-out text is {found.nats}")
+        self._metrics.record(
+            "validation", step, loss=found.nats, kept_pairs=found.kept_pairs, seconds=seconds
+        )
+        self._progress.console.print(
+            f"{self._model.label}: step {step}, training loss {loss:.3f}, held-out "
+            f"{found.nats:.3f} nats, {seconds:.0f} s"
+        )
+
+    def _stop(self, reason: str) -> None:
+        raise UserError(
+            f"{self._model.label}: {reason}; stopped. The metrics hold every earlier step and the "
+            "last checkpoint is kept. A smaller learning rate than "
+            f"{self._model.learning_rate} may help (with another --directory)."
+        )
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""Temporary memory of a training step, exactly: from the compiled program, which does not run."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from lm.rows import Model
+from lm.settings import Training
+from lm.step import initial_state, steps
+
+
+def of_a_step(model: Model, training: Training) -> int:
+    """Bytes that one training step needs beside its arguments and results."""
+    state = jax.eval_shape(lambda: initial_state(model, training))
+    tokens = jax.ShapeDtypeStruct((training.batch * training.block + 1,), jnp.int32)
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    step = jax.jit(steps(model, training, 1), donate_argnums=0)
+    return step.lower(state, tokens, first).compile().memory_analysis().temp_size_in_bytes
+
+
+def against_depth(
+    model: Model, training: Training, depths: tuple[int, ...], *, seconds: float = 60.0
+) -> dict[int, int]:
+    """Bytes at the model's own depth and at others, upwards as long as time remains.
+
+    Compiling takes about as long a layer, so twice the depth takes as long as everything before:
+    past half of `seconds` no further one begins.
+    """
+    began = time.perf_counter()
+    found = {model.config.layers: of_a_step(model, training)}
+    for depth in sorted(set(depths) - set(found)):
+        if time.perf_counter() - began > seconds / 2:
+            break
+        found[depth] = of_a_step(model.deeper(depth), training)
+    return dict(sorted(found.items()))

@@ -1,0 +1,138 @@
+"""report.png: validation curves, the gate map, the experts, memory against depth."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lm.results import Gate, Result
+
+COLOURS = ("#4c6a92", "#c8553d", "#e0a458", "#5f8a6b", "#8a6fa8", "#5b5b5b")
+INK, FAINT = "#2b2b2b", "#d9d9d9"
+
+
+def draw(path: Path, results: list[Result]) -> None:
+    """Draw a panel for each thing that the results hold; there are no empty ones."""
+    trained = [result for result in results if result.curve]
+    yardsticks = [result for result in results if not result.curve]
+    gated = next((result for result in trained if result.gate is not None), None)
+    experts = next((result for result in trained if result.experts), None)
+
+    panels = []
+    if trained:
+        panels += [
+            lambda axes: _curves(axes, trained, yardsticks, against="tokens"),
+            lambda axes: _curves(axes, trained, yardsticks, against="seconds"),
+        ]
+    if gated is not None:
+        panels.append(lambda axes: _gate(axes, gated.label, gated.gate))
+    if any(len(result.memory) > 1 for result in trained):
+        panels.append(lambda axes: _memory(axes, trained))
+    if experts is not None:
+        panels.append(lambda axes: _experts(axes, experts))
+    if not panels:
+        return
+
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(12.0, 5.0 * rows), dpi=150, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
+    grid = figure.add_gridspec(rows, 2)
+    for index, panel in enumerate(panels):
+        alone = index == len(panels) - 1 and index % 2 == 0
+        axes = figure.add_subplot(grid[index // 2, :] if alone else grid[index // 2, index % 2])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("#888888")
+        axes.tick_params(colors=INK, labelsize=9, length=3)
+        panel(axes)
+    figure.savefig(path)
+
+
+def _title(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
+
+
+def _curves(axes: Axes, trained: list[Result], yardsticks: list[Result], *, against: str) -> None:
+    for colour, result in zip(_colours(trained), trained, strict=True):
+        x = [getattr(point, against) for point in result.curve]
+        y = [point.nats for point in result.curve]
+        axes.plot(x, y, color=colour, lw=1.8, marker="o", ms=3.5, label=result.label)
+    for result in yardsticks:
+        axes.axhline(result.nats, color=INK, lw=1.0, ls=(0, (1, 2)), label=result.label)
+    axes.grid(axis="y", color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_ylabel("held-out nats per character", color=INK)
+    if against == "tokens":
+        _title(axes, "Loss against characters read")
+        axes.set_xlabel("characters of training", color=INK)
+        axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+        axes.legend(frameon=False, fontsize=9)
+    else:
+        _title(axes, "Loss against time in training steps")
+        axes.set_xlabel("seconds", color=INK)
+        end = min(result.curve[-1].seconds for result in trained)
+        if len(trained) > 1:
+            axes.axvline(end, color="#888888", lw=0.8, ls=(0, (4, 3)))
+            top = axes.get_ylim()[1]
+            axes.annotate(
+                "the fastest row is done", (end, top), xytext=(-4, -2), textcoords="offset points",
+                rotation=90, ha="right", va="top", fontsize=8, color="#666666",
+            )  # fmt: skip
+    axes.set_xlim(left=0)
+
+
+def _gate(axes: Axes, label: str, gate: Gate) -> None:
+    size = len(gate.text)
+    causal = np.tril(np.ones((size, size), bool))
+    kept = np.asarray(gate.kept, bool) & causal
+    shade = np.full((size, size, 3), 1.0)
+    shade[causal] = (0.93, 0.93, 0.93)
+    shade[kept] = np.array([0xC8, 0x55, 0x3D]) / 255.0
+    axes.imshow(shade, interpolation="nearest", aspect="equal")
+    letters = ["␣" if c == " " else "↵" if c == "\n" else c for c in gate.text]
+    letter_size = min(8.0, 300.0 / size)
+    if letter_size >= 3.0:  # beyond about 100 characters none could be read
+        axes.set_xticks(range(size), letters, fontsize=letter_size, family="DejaVu Sans Mono")
+        axes.set_yticks(range(size), letters, fontsize=letter_size, family="DejaVu Sans Mono")
+        axes.tick_params(length=0, pad=1)
+    axes.set_xlabel("attended character", color=INK)
+    axes.set_ylabel("attending character", color=INK)
+    share = kept.sum() / causal.sum()
+    _title(axes, f"Pairs that a layer of {label} keeps: {share:.0%} here")
+
+
+def _memory(axes: Axes, trained: list[Result]) -> None:
+    for colour, result in zip(_colours(trained), trained, strict=True):
+        depths = sorted(result.memory)
+        sizes = [result.memory[depth] / 2**20 for depth in depths]
+        axes.plot(depths, sizes, color=colour, lw=1.8, marker="o", ms=3.5, label=result.label)
+    axes.set_xticks(sorted({depth for result in trained for depth in result.memory}))
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("layers", color=INK)
+    axes.set_ylabel("temporary memory of a training step, MiB", color=INK)
+    axes.legend(frameon=False, fontsize=9)
+    _title(axes, "Memory against depth")
+
+
+def _experts(axes: Axes, result: Result) -> None:
+    shares = np.sort(np.asarray(result.experts))[::-1]
+    axes.bar(np.arange(1, len(shares) + 1), 100.0 * shares, color=COLOURS[1], width=0.8)
+    axes.axhline(100.0 / len(shares), color=INK, lw=1.0, ls=(0, (4, 3)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("experts, busiest first (dashed: an even share)", color=INK)
+    axes.set_ylabel("share of the tokens, %", color=INK)
+    _title(axes, f"Load of the experts of {result.label}")
+
+
+def _colours(trained: list[Result]) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(len(trained))]
+
+
+def _thousands(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"

@@ -1,0 +1,124 @@
+"""One row of the table: trained, measured, and asked for a sample of text."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from lm import memory, metrics, ppmd, sampling
+from lm.checkpoints import digest
+from lm.corpus import Corpus
+from lm.evaluation import Evaluator
+from lm.rows import Model
+from lm.settings import Settings
+from lm.training import train
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of a validation curve."""
+
+    step: int
+    tokens: int
+    seconds: float
+    nats: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """The pairs (query, key) that one layer keeps on a piece of held-out text."""
+
+    text: str
+    kept: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The figures of a row; None and empty where a row has none."""
+
+    name: str
+    label: str
+    nats: float
+    parameters: int | None = None
+    kept_pairs: float | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    layers: int | None = None
+    memory: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Temporary bytes of a training step for each number of layers."""
+    experts: tuple[float, ...] = ()
+    """Share of the tokens that each expert takes."""
+    curve: tuple[Point, ...] = ()
+    gate: Gate | None = None
+    sample: str = ""
+    digest: str = ""
+    """Of the final parameters."""
+
+    @property
+    def bits(self) -> float:
+        return self.nats / math.log(2.0)
+
+    def nats_at(self, seconds: float) -> float | None:
+        """The curve at a time of training; None before its first point."""
+        times = [point.seconds for point in self.curve]
+        if not times or seconds < times[0]:
+            return None
+        return float(np.interp(seconds, times, [point.nats for point in self.curve]))
+
+
+def compressor(corpus: Corpus) -> Result:
+    """The row of PPMd."""
+    return Result("ppmd", f"PPMd, order {ppmd.ORDER}", ppmd.nats(*corpus.texts()))
+
+
+def trained(
+    model: Model, corpus: Corpus, settings: Settings, folder: Path, *, console: Console
+) -> Result:
+    """The row of a model: trained (or resumed, or found trained) in its folder, then measured."""
+    training = settings.training
+    evaluator = Evaluator(model, corpus.validation, block=training.block, dtype=training.dtype)
+    params, seconds = train(model, corpus, training, evaluator, folder, console=console)
+    final = evaluator.evaluate(params)
+    tokens = training.batch * training.block
+    return Result(
+        name=model.name,
+        label=model.label,
+        nats=final.nats,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        kept_pairs=final.kept_pairs,
+        tokens_per_second=training.steps * tokens / seconds,
+        seconds=seconds,
+        layers=model.config.layers,
+        memory=memory.against_depth(model, training, settings.depths),
+        experts=final.experts,
+        curve=tuple(
+            Point(record["step"], record["step"] * tokens, record["seconds"], record["loss"])
+            for record in metrics.read(folder / "metrics.jsonl")
+            if record["kind"] == "validation"
+        ),
+        gate=_gate(model, params, corpus, training.block),
+        sample=sampling.write(
+            model,
+            params,
+            corpus,
+            settings.sample,
+            context=training.block,
+            temperature=settings.temperature,
+            dtype=jnp.dtype(training.dtype),
+            seed=training.seed,
+        ),
+        digest=digest(params),
+    )
+
+
+def _gate(model: Model, params: Any, corpus: Corpus, block: int) -> Gate | None:
+    if model.pairs is None:
+        return None
+    piece = corpus.validation[:block]
+    kept = model.pairs(model.config, params, jnp.asarray(piece)[None])
+    return Gate(corpus.decode(piece), np.asarray(kept))
