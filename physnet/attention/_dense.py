@@ -1,0 +1,72 @@
+"""Masked softmax over all pairs at once: the plain form, for short sequences.
+
+O(T S) memory; every derivative of every order by JAX itself.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from physnet.attention._arguments import Pairs, Tensors, accumulator
+
+
+def pair_mask(pairs: Pairs, *, local_window: int, is_causal: bool) -> jax.Array:
+    """Which pairs take part: (B or 1, 1 or N, T, S)."""
+    query, key = pairs.position.query[:, None, :, None], pairs.position.key[:, None, None, :]
+    mask = jnp.ones((1, 1, *query.shape[2:3], *key.shape[3:]), bool)
+    if pairs.scores is not None:
+        s = pairs.scores
+        passes = jnp.swapaxes(s.query, 1, 2)[..., :, None] * jnp.swapaxes(s.key, 1, 2)[..., None, :]
+        mask = passes > s.threshold[None, :, None, None]
+        # Not |difference| < w: the absolute value of the least integer is negative.
+        mask = mask | ((query - key < local_window) & (query - key > -local_window))
+    if is_causal:
+        mask = mask & (key <= query)
+    if pairs.segment is not None:
+        mask = mask & (pairs.segment.query[:, None, :, None] == pairs.segment.key[:, None, None, :])
+    return mask
+
+
+def unclean(x: Tensors) -> tuple[Tensors, jax.Array, jax.Array]:
+    """Tensors with non-finite tokens zeroed; which queries (B, T, N) and keys (B, S, K) those are.
+
+    A zero weight times NaN is NaN: without this a masked token would spoil rows that do not see it.
+    """
+    finite = [jnp.all(jnp.isfinite(array), axis=-1) for array in x]
+    query, token = finite[0], finite[1] & finite[2]
+    kept = (query, token, token)
+    zeroed = (jnp.where(f[..., None], a, jnp.zeros_like(a)) for f, a in zip(kept, x, strict=True))
+    return Tensors(*zeroed), ~query, ~token
+
+
+def dense(x: Tensors, mask: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
+    """Attention over the pairs of `mask`, (B or 1, 1 or N, T, S).
+
+    Returns:
+        Output (B, T, N, H), and the log of the softmax's sum (B, T, N) in the accumulator's dtype.
+    """
+    dtype = accumulator(x.query.dtype)
+    (query, key, value), bad_query, bad_key = unclean(x)
+    batch, time, heads, size = query.shape
+    kv_heads, group = key.shape[2], heads // key.shape[2]
+    query = query.reshape(batch, time, kv_heads, group, size)
+    logits = scale * jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=dtype)
+    spoil = jnp.where(bad_key, jnp.nan, 0.0).astype(dtype)  # rows that see such a key become NaN
+    logits = logits + jnp.swapaxes(spoil, 1, 2)[:, :, None, None, :]
+    if mask.shape[1] == 1:
+        mask = mask[:, :, None]
+    else:
+        mask = mask.reshape(mask.shape[0], kv_heads, group, *mask.shape[2:])
+    logits = jnp.where(mask, logits, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+    top = jnp.where(top == -jnp.inf, jnp.zeros_like(top), top)
+    weight = jnp.where(mask, jnp.exp(logits - top), jnp.zeros_like(logits))
+    total = jnp.sum(weight, axis=-1, keepdims=True)
+    empty = total == 0
+    total = jnp.where(empty, jnp.ones_like(total), total)
+    weight = (weight / total).astype(value.dtype)
+    output = jnp.einsum("bkgts,bskh->btkgh", weight, value, preferred_element_type=dtype)
+    output = output.reshape(batch, time, heads, size)
+    lse = jnp.where(empty, -jnp.inf, top + jnp.log(total))[..., 0]
+    lse = jnp.moveaxis(lse, 3, 1).reshape(batch, time, heads)
+    output = jnp.where(bad_query[..., None], jnp.nan, output)
+    return output.astype(x.query.dtype), jnp.where(bad_query, jnp.nan, lse)
