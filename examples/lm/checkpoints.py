@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from lm.errors import UserError
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax tells, we tell in a sentence
 
 
 class Restored(NamedTuple):

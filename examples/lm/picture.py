@@ -1,7 +1,5 @@
 """report.png: validation curves, the gate map, the experts, memory against depth."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +11,8 @@ COLOURS = ("#4c6a92", "#c8553d", "#e0a458", "#5f8a6b", "#8a6fa8", "#5b5b5b")
 INK, FAINT = "#2b2b2b", "#d9d9d9"
 
 
-def draw(path: Path, results: list[Result]) -> None:
-    """Draw a panel for each thing that the results hold; there are no empty ones."""
+def draw(results: list[Result]) -> Figure:
+    """A panel for each thing that the results hold; there are no empty ones."""
     trained = [result for result in results if result.curve]
     yardsticks = [result for result in results if not result.curve]
     gated = next((result for result in trained if result.gate is not None), None)
@@ -32,10 +30,7 @@ def draw(path: Path, results: list[Result]) -> None:
         panels.append(lambda axes: _memory(axes, trained))
     if experts is not None:
         panels.append(lambda axes: _experts(axes, experts))
-    if not panels:
-        return
-
-    rows = -(-len(panels) // 2)
+    rows = max(1, -(-len(panels) // 2))
     figure = Figure(figsize=(12.0, 5.0 * rows), dpi=150, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
     grid = figure.add_gridspec(rows, 2)
@@ -46,7 +41,7 @@ def draw(path: Path, results: list[Result]) -> None:
         axes.spines[["left", "bottom"]].set_color("#888888")
         axes.tick_params(colors=INK, labelsize=9, length=3)
         panel(axes)
-    figure.savefig(path)
+    return figure
 
 
 def _title(axes: Axes, title: str) -> None:

