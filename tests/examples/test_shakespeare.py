@@ -9,12 +9,12 @@ import shakespeare
 from lm.errors import UserError
 from lm.settings import PRESETS
 
-QUICK = "--preset smoke --rows transformer --sample 0 --depths 2".split()
+QUICK = ["--preset", "smoke", "--rows", "transformer", "--sample", "0", "--depths", "2"]
 
 
 def test_a_preset_with_changes():
     settings = shakespeare.command_line(
-        "--training.steps 7 --preset=smoke --ablate --rows bk transformer".split()
+        ["--training.steps", "7", "--preset=smoke", "--ablate", "--rows", "bk", "transformer"]
     )
     assert settings.preset == "smoke"
     assert settings.training.steps == 7

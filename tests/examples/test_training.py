@@ -1,4 +1,4 @@
-"""Batches, steps, evaluation, samples and memory, against a bigram model whose calculus is known."""
+"""Batches, steps, evaluation, samples, memory: against a bigram model whose calculus is known."""
 
 import dataclasses
 import json
@@ -236,7 +236,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path):
         assert words in str(caught.value)
     assert (tmp_path / "config.json").read_bytes() == before
     (tmp_path / "config.json").write_bytes(before[: len(before) // 2])
-    with pytest.raises(UserError, match="config.json is damaged"):
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
         claim(tmp_path, BIGRAM, TOY, TRAINING)
 
 
