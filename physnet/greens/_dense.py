@@ -28,9 +28,9 @@ def resolvent(matrix: Inexact[Array, "*#b n n"], energy: ArrayLike) -> Complex[A
 
     Example:
         >>> import jax.numpy as jnp
-        >>> g = resolvent(jnp.array([[0.0, 1.0], [1.0, 0.0]]), 1j)
+        >>> g = resolvent(jnp.array([[0.0, 1.0], [1.0, 0.0]]), 1 + 1j)
         >>> print(f"{g[0, 0]:.2f} {g[0, 1]:.2f}")
-        0.00-0.50j -0.50-0.00j
+        0.20-0.60j -0.20-0.40j
     """
     matrix = _checks.inexact("matrix", matrix)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:

@@ -76,8 +76,8 @@ def _reciprocal_jvp(primals, tangents):
 
 
 def column(x: Planes) -> Planes:
-    """With a channel axis of size 1 behind."""
-    return Planes(x.real[..., None], x.imag[..., None])
+    """With a channel axis of size 1 behind the sites'."""
+    return Planes(x.real[:, None], x.imag[:, None])
 
 
 def reverse(x: Planes) -> Planes:

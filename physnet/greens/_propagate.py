@@ -17,6 +17,7 @@ from physnet.greens._planes import (
     join,
     multiply,
     reverse,
+    scale,
     split,
 )
 from physnet.greens._recurrence import recurrence
@@ -92,9 +93,9 @@ def propagate(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> y = propagate(jnp.zeros(2), jnp.ones(1), 1j, jnp.array([[1.0], [0.0]]))
+        >>> y = propagate(jnp.zeros(2), jnp.ones(1), 1 + 1j, jnp.array([[1.0], [0.0]]))
         >>> [f"{x:.2f}" for x in y[:, 0]]
-        ['0.00-1.00j', '-0.50+0.00j']
+        ['0.50-0.50j', '-0.20-0.40j']
     """
     _dispatch.choose("greens.propagate", implementation)
     c, x = _with_source(onsite, hopping, energy, source, initial)
@@ -129,15 +130,15 @@ def solve(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> psi = solve(jnp.zeros(2), jnp.ones(1), 1j, jnp.array([[1.0], [0.0]]))
+        >>> psi = solve(jnp.zeros(2), jnp.ones(1), 1 + 1j, jnp.array([[1.0], [0.0]]))
         >>> [f"{x:.2f}" for x in psi[:, 0]]  # (z, 1) / (z^2 - 1)
-        ['0.00-0.50j', '-0.50+0.00j']
+        ['0.20-0.60j', '-0.20-0.40j']
     """
     c, x = _with_source(onsite, hopping, energy, source, None)
     return _solve(c, x)
 
 
-def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Planes]:
+def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array]:
     onsite = _checks.at_least_1d("onsite", _checks.real("onsite", onsite))
     hopping = _checks.inexact("hopping", hopping)
     source = _checks.inexact("source", source)
@@ -160,20 +161,20 @@ def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Plane
     return c, _sites_first(source, c)
 
 
-def _sites_first(source: Array, c: Chain) -> Planes:
-    """Sources (..., n, d) as planes (n, *b, d)."""
+def _sites_first(source: Array, c: Chain) -> Array:
+    """Sources (..., n, d) as (n, *b, d)."""
     missing = len(c.batch) + 2 - source.ndim
     source = astype(source, c.onsite.dtype).reshape((1,) * missing + source.shape)
-    return split(jnp.moveaxis(source, -2, 0))
+    return jnp.moveaxis(source, (-2, -1), (0, 1))
 
 
 def _channels(amplitude: Array, c: Chain) -> Planes:
     amplitude = _checks.inexact("initial.amplitude", amplitude)
-    return _sites_first(amplitude[..., None, :], c)
+    return split(_sites_first(amplitude[..., None, :], c))
 
 
 @jax.jit
-def _propagate(c: Chain, x: Planes, green: Planes, amplitude: Planes | None) -> tuple[Array, Array]:
+def _propagate(c: Chain, x: Array, green: Planes, amplitude: Planes | None) -> tuple[Array, Array]:
     g = riccati(c.onsite, c.weight, c.energy, green)
     y = _eliminate(c, g, x, amplitude)
     last = join(Planes(g.real[-1], g.imag[-1]))
@@ -181,7 +182,7 @@ def _propagate(c: Chain, x: Planes, green: Planes, amplitude: Planes | None) -> 
 
 
 @jax.jit
-def _solve(c: Chain, x: Planes) -> Array:
+def _solve(c: Chain, x: Array) -> Array:
     g = riccati(c.onsite, c.weight, c.energy, zero_state(c))
     y = _eliminate(c, g, x, None)
     # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
@@ -190,9 +191,10 @@ def _solve(c: Chain, x: Planes) -> Array:
     return _to_user(reverse(recurrence(reverse(factor), reverse(y))), c)
 
 
-def _eliminate(c: Chain, g: Planes, x: Planes, amplitude: Planes | None) -> Planes:
+def _eliminate(c: Chain, g: Planes, x: Array, amplitude: Planes | None) -> Planes:
     """y (n, *batch, d) of the causal elimination."""
-    factor, source = column(multiply(g, c.link)), multiply(column(g), x)
+    factor, g = column(multiply(g, c.link)), column(g)
+    source = multiply(g, split(x)) if jnp.iscomplexobj(x) else scale(x, g)
     if amplitude is not None:
         entry = multiply(Planes(factor.real[:1], factor.imag[:1]), amplitude)
         first = add(Planes(source.real[:1], source.imag[:1]), entry)
@@ -202,5 +204,5 @@ def _eliminate(c: Chain, g: Planes, x: Planes, amplitude: Planes | None) -> Plan
 
 
 def _to_user(y: Planes, c: Chain) -> Array:
-    array = jnp.moveaxis(join(y), 0, -2)
+    array = join(Planes(*(jnp.moveaxis(p, (0, 1), (-2, -1)) for p in y)))
     return jnp.broadcast_to(array, (*c.batch, *array.shape[-2:]))

@@ -1,13 +1,16 @@
 """y_i = A_i y_{i-1} + s_i over the leading axis, as one linear solve.
 
-`custom_linear_solve` derives forward mode, transpose, batching and all higher orders from the two
+`custom_linear_solve` derives forward mode, transpose, batching and all higher orders from the
 scans below; what they keep is A and y, O(n).
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from physnet.greens._chunks import by_platform, fold, unfold
 from physnet.greens._planes import Planes, add, conjugate, multiply, shift, subtract
 
 
@@ -24,32 +27,52 @@ def recurrence(factor: Planes, source: Planes) -> Planes:
     return lax.custom_linear_solve(
         lambda y: subtract(y, multiply(factor, shift(y))),
         source,
-        solve=lambda _, s: _forward(factor, s),
-        transpose_solve=lambda _, s: _backward(conjugate(factor), s),
+        solve=lambda _, s: _solve(factor, s, reverse=False),
+        transpose_solve=lambda _, s: _solve(_ahead(conjugate(factor)), s, reverse=True),
     )
 
 
-@jax.jit
-def _forward(factor: Planes, source: Planes) -> Planes:
-    def step(y, xs):
-        a, s = xs
-        y = add(multiply(a, y), s)
-        return y, y
-
-    return lax.scan(step, _zero(source), (factor, source))[1]
+def _ahead(factor: Planes) -> Planes:
+    """A_{i+1}, what carries y_{i+1} back to site i."""
+    return Planes(*(jnp.concatenate([p[1:], p[:1]]) for p in factor))
 
 
-@jax.jit
-def _backward(factor: Planes, source: Planes) -> Planes:
-    """y_i = A_{i+1} y_{i+1} + s_i."""
-
-    def step(carry, xs):
-        a, s = xs
-        y = add(carry, s)
-        return multiply(a, y), y
-
-    return lax.scan(step, _zero(source), (factor, source), reverse=True)[1]
+def _solve(factor: Planes, source: Planes, *, reverse: bool) -> Planes:
+    run = _backward if reverse else _forward
+    return by_platform(run, source.real.shape[0], factor, source, cpu_chunks=False)
 
 
-def _zero(x: Planes) -> Planes:
-    return jax.tree.map(lambda p: jnp.zeros_like(p[0]), x)
+def _run(length: int, factor: Planes, source: Planes, *, reverse: bool) -> Planes:
+    if not length:
+        return _scan(factor, source, reverse=reverse)
+    sites = source.real.shape[0]
+    factor, source = (Planes(*(fold(p, length) for p in x)) for x in (factor, source))
+
+    def step(chunk, site):
+        y, product = chunk
+        a, s = site
+        chunk = add(multiply(a, y), s), multiply(a, product)
+        return chunk, chunk
+
+    zero = jax.tree.map(lambda p: jnp.zeros_like(p[0]), source)
+    one = jax.tree.map(lambda p: jnp.zeros_like(p[0]), factor)
+    one = Planes(one.real + 1, one.imag)
+    last, (y, product) = lax.scan(step, (zero, one), (factor, source), reverse=reverse)
+    # y of a chunk with nothing in front, and what the sites in front of it add.
+    entry = _scan(last[1], last[0], reverse=reverse, before=True)
+    y = add(y, multiply(product, Planes(*(p[None] for p in entry))))
+    return Planes(*(unfold(p, sites) for p in y))
+
+
+_forward = jax.jit(functools.partial(_run, reverse=False), static_argnums=0)
+_backward = jax.jit(functools.partial(_run, reverse=True), static_argnums=0)
+
+
+def _scan(factor: Planes, source: Planes, *, reverse: bool, before: bool = False) -> Planes:
+    def step(y, site):
+        a, s = site
+        new = add(multiply(a, y), s)
+        return new, y if before else new
+
+    zero = jax.tree.map(lambda p: jnp.zeros_like(p[0]), source)
+    return lax.scan(step, zero, (factor, source), reverse=reverse)[1]

@@ -1,10 +1,14 @@
 """The continued fraction g_i = 1 / (z - a_i - w_{i-1} g_{i-1}), with derivatives of all orders."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from physnet.greens._planes import Planes, multiply, reciprocal, scale, square
+from physnet.greens._chunks import by_platform, fold, unfold
+from physnet.greens._planes import Planes, add, multiply, reciprocal, scale, square
 from physnet.greens._recurrence import recurrence
 
 
@@ -21,7 +25,10 @@ def riccati(onsite: jax.Array, weight: jax.Array, energy: Planes, initial: Plane
     Returns:
         g (n, *batch), the batch broadcast; Im g <= 0.
     """
-    return _sequential(onsite, weight, energy, initial)
+    shape = jnp.broadcast_shapes(onsite.shape, weight.shape, energy.real.shape)
+    # XLA makes one native loop of a single lane; from 64 lanes on a step's vectors are long enough.
+    few = 1 < math.prod(shape[1:]) < 64
+    return by_platform(_run, shape[0], onsite, weight, energy, initial, cpu_chunks=few)
 
 
 @riccati.defjvp
@@ -45,15 +52,57 @@ def _expand(first: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.broadcast_to(first, (1, *like.shape[1:]))
 
 
-@jax.jit
-def _sequential(onsite: jax.Array, weight: jax.Array, energy: Planes, initial: Planes) -> Planes:
+@functools.partial(jax.jit, static_argnums=0)
+def _run(length: int, onsite, weight, energy: Planes, initial: Planes) -> Planes:
+    # A sum of one step's operands has the type of the carry: shape, varying axes in shard_map.
+    like = jnp.zeros_like(onsite[0] + weight[0] + energy.real[0] + energy.imag[0])
+    initial = Planes(*(like + p[0] for p in initial))
     z = Planes(energy.real[0], energy.imag[0])
+    if not length:
+        return _replay(onsite, weight, z, initial)
+    a, w = fold(onsite, length), fold(weight, length)
+    z = Planes(z.real[None], z.imag[None])
+    g = _replay(a, w, z, _entries(a, w, z, initial))
+    return Planes(*(unfold(p, onsite.shape[0]) for p in g))
 
-    def step(g, xs):
-        a, w = xs
+
+def _replay(a: jax.Array, w: jax.Array, z: Planes, g: Planes) -> Planes:
+    """The continued fraction over the leading axis, from g in front of it."""
+
+    def step(g, site):
+        a, w = site
         g = reciprocal(Planes(z.real - a - w * g.real, z.imag - w * g.imag))
         return g, g
 
-    # A sum of one step's operands has the type of the carry: shape, varying axes in shard_map.
-    like = jnp.zeros_like(onsite[0] + weight[0] + z.real + z.imag)
-    return lax.scan(step, Planes(*(like + p[0] for p in initial)), (onsite, weight))[1]
+    return lax.scan(step, g, (a, w))[1]
+
+
+def _entries(a: jax.Array, w: jax.Array, z: Planes, initial: Planes) -> Planes:
+    r"""g in front of each chunk, (chunks, *batch).
+
+    With an absorbing lead of self-energy -i k, k = sqrt(w), in front, a chunk alone has its end's
+    Green's function g, its first site's f and t = G_{end,first} G_{first,end}, all tame however
+    sharp the levels of the closed chunk. What really lies in front differs from the lead by
+    d = w g_before + i k, and Dyson's equation puts it in its place: g + t d / (1 - f d).
+    """
+    k = jnp.sqrt(w[0])
+    like = jnp.zeros_like(initial.real[None] + k)
+    g = reciprocal(Planes(z.real - a[0] + like, z.imag + k + like))
+
+    def grow(chunk, site):
+        g, f, t = chunk
+        a, w = site
+        g = reciprocal(Planes(z.real - a - w * g.real, z.imag - w * g.imag))
+        path = scale(w, multiply(t, g))
+        return (g, add(f, path), multiply(path, g)), None
+
+    chunks = lax.scan(grow, (g, g, square(g)), (a[1:], w[1:]))[0]
+
+    def enter(before, chunk):
+        (g, f, t), w, k = chunk
+        d = Planes(w * before.real, w * before.imag + k)
+        fd = multiply(f, d)
+        back = multiply(multiply(t, d), reciprocal(Planes(1 - fd.real, -fd.imag)))
+        return add(g, back), before
+
+    return lax.scan(enter, initial, (chunks, w[0], k))[1]

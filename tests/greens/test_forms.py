@@ -1,0 +1,144 @@
+"""The plain scan and the chunked form give the same numbers; accuracy, memory and compile time."""
+
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from physnet import greens
+from physnet.greens import _recurrence, _riccati
+from physnet.greens._planes import Planes, join, split
+
+
+def half_line(length, onsite, weight, energy, initial=0j):
+    """(n, *b) by the form of this chunk length; 0 is the plain scan."""
+    lane = onsite.dtype.type(0) + jnp.zeros((1, *onsite.shape[1:]), onsite.dtype)
+    z = Planes(lane + energy.real, lane + energy.imag)
+    start = Planes(lane + initial.real, lane + initial.imag)
+    return join(_riccati._run(length, onsite, weight, z, start))
+
+
+def relative(value, expected):
+    value, expected = np.asarray(value, complex), np.asarray(expected)
+    return np.max(np.abs(value - expected) / np.abs(expected))
+
+
+@pytest.mark.parametrize(("n", "length"), [(64, 8), (200, 16), (129, 32), (17, 32)])
+def test_chunks_equal_the_plain_continued_fraction(n, length):
+    rng = np.random.default_rng(n)
+    onsite, weight = jnp.asarray(rng.normal(size=(n, 3))), jnp.asarray(rng.exponential(size=(n, 3)))
+    weight = weight.at[length % n, 1].set(0.0)  # a cut at the border of two chunks
+    for energy in (0.3 + 1e-3j, 0.1 + 1j):
+        plain, chunks = (half_line(c, onsite, weight, energy, 0.2 - 0.7j) for c in (0, length))
+        assert relative(chunks, plain) < 1e-12
+        assert np.all(chunks.imag <= 0)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("n", "length"), [(64, 8), (131, 16)])
+def test_chunks_equal_the_plain_recurrence(n, length, reverse):
+    rng = np.random.default_rng(n)
+    factor = jnp.asarray(rng.normal(size=(n, 1, 3)) + 1j * rng.normal(size=(n, 1, 3))) * 0.6
+    source = jnp.asarray(rng.normal(size=(n, 4, 3)) + 1j * rng.normal(size=(n, 4, 3)))
+    run = _recurrence._backward if reverse else _recurrence._forward
+    plain, chunks = (join(run(c, split(factor), split(source))) for c in (0, length))
+    assert np.abs(chunks - plain).max() < 1e-13 * np.abs(plain).max()
+    step, y = (-1 if reverse else 1), np.zeros((4, 3), complex)
+    sites = zip(*(np.asarray(x) for x in (factor, source, plain)), strict=True)
+    for a, s, expected in list(sites)[::step]:
+        y = a * y + s
+        np.testing.assert_allclose(expected, y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [0, 16])
+def test_no_form_lets_a_later_site_change_a_bit(length):
+    rng = np.random.default_rng(0)
+    onsite, weight = jnp.asarray(rng.normal(size=(100, 2))), jnp.asarray(rng.random((100, 2)))
+    factor = Planes(jnp.asarray(rng.normal(size=(100, 2))), jnp.asarray(rng.normal(size=(100, 2))))
+    source = Planes(onsite, weight)
+    g = half_line(length, onsite, weight, 0.1 + 0.01j)
+    y = join(_recurrence._forward(length, factor, source))
+    for j in (1, 15, 16, 50, 99):
+        for bad in (7.0, jnp.nan):
+            changed = half_line(length, onsite.at[j:].set(bad), weight.at[j:].set(bad), 0.1 + 0.01j)
+            np.testing.assert_array_equal(changed[:j], g[:j])
+            later = (Planes(*(p.at[j:].set(bad) for p in x)) for x in (factor, source))
+            np.testing.assert_array_equal(join(_recurrence._forward(length, *later))[:j], y[:j])
+
+
+DISORDERS = (0.0, 0.5, 2.0, 10.0)
+
+
+@pytest.fixture(scope="module")
+def long_chains():
+    """65536 sites under four strengths of disorder, in float32, and their energies."""
+    rng = np.random.default_rng(7)
+    onsite = np.stack([w * rng.uniform(-0.5, 0.5, 65536) for w in DISORDERS])
+    return jnp.asarray(onsite, jnp.float32), jnp.ones(65535, jnp.float32)
+
+
+@pytest.mark.parametrize(("eta", "tolerance"), [(1e-3, 2e-4), (1e-2, 2e-5), (1.0, 1e-6)])
+@pytest.mark.parametrize("function", [greens.diagonal, greens.left])
+def test_float32_accuracy_of_long_chains(function, eta, tolerance, long_chains):
+    z = np.complex64(0.3 + 1j * eta)
+    single = function(*long_chains, z)
+    assert single.dtype == jnp.complex64
+    double = function(*(x.astype(jnp.float64) for x in long_chains), complex(z))
+    for row in range(len(DISORDERS)):
+        assert relative(single[row], double[row]) < tolerance
+
+
+@pytest.mark.parametrize("length", [0, 64, 256])
+def test_float32_accuracy_of_each_form(length, long_chains):
+    onsite, weight = long_chains[0].T, jnp.ones((65536, 4), jnp.float32).at[0].set(0.0)
+    for eta, tolerance in [(1e-3, 2e-4), (1e-2, 2e-5)]:
+        z = np.complex64(0.3 + 1j * eta)
+        single = half_line(length, onsite, weight, z)
+        double = half_line(0, onsite.astype(float), weight.astype(float), complex(z))
+        assert relative(single, double) < tolerance
+
+
+def loss(onsite, hopping):
+    return jnp.sum(greens.ldos(onsite, hopping, 0.3 + 0.01j) ** 2)
+
+
+def lowered(function, *shape):
+    onsite = jax.ShapeDtypeStruct(shape, jnp.float32)
+    hopping = jax.ShapeDtypeStruct((shape[-1] - 1,), jnp.float32)
+    return jax.jit(function).lower(onsite, hopping)
+
+
+@pytest.mark.parametrize("lanes", [1, 4])  # the plain scan and chunks
+def test_long_chains_compile_in_seconds_and_take_linear_memory(lanes):
+    for function in (loss, jax.value_and_grad(loss, (0, 1))):
+        start = time.perf_counter()
+        program = lowered(function, lanes, 65536).compile()
+        assert time.perf_counter() - start < 3.0
+        long = program.memory_analysis().temp_size_in_bytes
+        short = lowered(function, lanes, 8192).compile().memory_analysis().temp_size_in_bytes
+        assert 4 * short < long < 10 * short  # 8 times the sites
+        assert long < 64 * 4 * 65536 * lanes
+
+
+def test_accelerators_get_short_loops():
+    """No loop over all sites in a program for a GPU; on the CPU a single lane has one."""
+    shapes = (
+        jax.ShapeDtypeStruct((4096,), jnp.float32),
+        jax.ShapeDtypeStruct((4095,), jnp.float32),
+    )
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    text = {
+        platform: jax.export.export(gradient, platforms=[platform])(*shapes).mlir_module()
+        for platform in ("cpu", "cuda")
+    }
+    trips = {
+        platform: {
+            int(t) for t in re.findall(r"stablehlo.constant dense<(\d+)> : tensor<i", module)
+        }
+        for platform, module in text.items()
+    }
+    assert 4096 in trips["cpu"]
+    assert 16 <= max(trips["cuda"]) <= 128
