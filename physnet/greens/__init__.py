@@ -4,6 +4,8 @@ from physnet.greens._dense import resolvent as resolvent
 from physnet.greens._diagonal import diagonal as diagonal
 from physnet.greens._diagonal import ldos as ldos
 from physnet.greens._diagonal import left as left
+from physnet.greens._lanczos import lanczos as lanczos
+from physnet.greens._lanczos import ldos_lanczos as ldos_lanczos
 from physnet.greens._propagate import PropagateState as PropagateState
 from physnet.greens._propagate import propagate as propagate
 from physnet.greens._propagate import solve as solve
