@@ -9,4 +9,5 @@ from physnet.greens._lanczos import ldos_lanczos as ldos_lanczos
 from physnet.greens._propagate import PropagateState as PropagateState
 from physnet.greens._propagate import propagate as propagate
 from physnet.greens._propagate import solve as solve
+from physnet.greens._recurrence import recurrence as recurrence
 from physnet.greens._window import window as window

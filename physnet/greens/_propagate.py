@@ -1,6 +1,6 @@
 """Linear solves with a tridiagonal chain: the causal elimination and the two-sided resolvent."""
 
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch
-from physnet.greens._chain import Chain, astype, chain, real_dtype, state_planes, zero_state
+from physnet.greens._chain import (
+    Chain,
+    astype,
+    chain,
+    real_dtype,
+    state_planes,
+    to_user,
+    zero_state,
+)
 from physnet.greens._planes import (
     Planes,
     add,
@@ -20,7 +28,7 @@ from physnet.greens._planes import (
     scale,
     split,
 )
-from physnet.greens._recurrence import recurrence
+from physnet.greens._recurrence import affine
 from physnet.greens._riccati import riccati
 
 
@@ -57,6 +65,7 @@ def propagate(
 ) -> tuple[Complex[Array, "*f n d"], PropagateState]: ...
 
 
+@overload
 def propagate(
     onsite: Float[Array, "*#b n"],
     hopping: Inexact[Array, "*#c m"],
@@ -64,9 +73,23 @@ def propagate(
     source: Inexact[Array, "*#e n d"],
     *,
     initial: PropagateState | None = None,
+    return_green: Literal[True],
     return_state: bool = False,
     implementation: _dispatch.Implementation | None = None,
-) -> Complex[Array, "*f n d"] | tuple[Complex[Array, "*f n d"], PropagateState]:
+) -> tuple[Any, ...]: ...
+
+
+def propagate(
+    onsite: Float[Array, "*#b n"],
+    hopping: Inexact[Array, "*#c m"],
+    energy: ArrayLike,
+    source: Inexact[Array, "*#e n d"],
+    *,
+    initial: PropagateState | None = None,
+    return_green: bool = False,
+    return_state: bool = False,
+    implementation: _dispatch.Implementation | None = None,
+) -> Any:
     r"""Causal resolvent mixer: waves from the sources, seen at the end of the chain so far.
 
         y_i = gL_i (x_i + conj(b_{i-1}) y_{i-1}) = sum_{j <= i} [(z - H_{0..i})^{-1}]_ij x_j
@@ -81,12 +104,14 @@ def propagate(
         energy: z (...), complex, Im z > 0, as in `diagonal`.
         source: x (..., n, d), real or complex; its batch axes broadcast with the others.
         initial: State behind an earlier piece of the chain; zeros mean there is none.
+        return_green: Also return gL (..., n), which the elimination needs in any case.
         return_state: Also return the state behind the last site.
         implementation: None for the fastest one.
 
     Returns:
-        y (..., n, d), complex, of the precision of onsite, hopping and source; with `return_state`
-        the pair (y, state). A NaN or an infinity at site i makes the sites from i on NaN.
+        y (..., n, d), complex, of the precision of onsite, hopping and source; with `return_green`
+        or `return_state` a tuple of y, gL and the state, as asked for. A NaN or an infinity at
+        site i makes the sites from i on NaN.
 
     Raises:
         ValueError, TypeError: As `diagonal`; also where source has other than n sites.
@@ -105,7 +130,10 @@ def propagate(
         green = state_planes("initial.green", initial.green, c)
         amplitude = _channels(initial.amplitude, c)
     y, green = _propagate(c, x, green, amplitude)
-    return (y, PropagateState(green, y[..., -1, :])) if return_state else y
+    extra = (green,) if return_green else ()
+    if return_state:
+        extra += (PropagateState(green[..., -1], y[..., -1, :]),)
+    return (y, *extra) if extra else y
 
 
 def solve(
@@ -177,8 +205,7 @@ def _channels(amplitude: Array, c: Chain) -> Planes:
 def _propagate(c: Chain, x: Array, green: Planes, amplitude: Planes | None) -> tuple[Array, Array]:
     g = riccati(c.onsite, c.weight, c.energy, green)
     y = _eliminate(c, g, x, amplitude)
-    last = join(Planes(g.real[-1], g.imag[-1]))
-    return _to_user(y, c), jnp.broadcast_to(last, c.batch)
+    return _to_user(y, c), to_user(g, c)
 
 
 @jax.jit
@@ -188,7 +215,7 @@ def _solve(c: Chain, x: Array) -> Array:
     # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
     after = conjugate(Planes(*(jnp.roll(p, -1, 0) for p in c.link)))
     factor = column(multiply(g, after))
-    return _to_user(reverse(recurrence(reverse(factor), reverse(y))), c)
+    return _to_user(reverse(affine(reverse(factor), reverse(y))), c)
 
 
 def _eliminate(c: Chain, g: Planes, x: Array, amplitude: Planes | None) -> Planes:
@@ -200,7 +227,7 @@ def _eliminate(c: Chain, g: Planes, x: Array, amplitude: Planes | None) -> Plane
         first = add(Planes(source.real[:1], source.imag[:1]), entry)
         rest = (jnp.broadcast_to(p[1:], (p.shape[0] - 1, *first.real.shape[1:])) for p in source)
         source = Planes(*(jnp.concatenate(pair) for pair in zip(first, rest, strict=True)))
-    return recurrence(factor, source)
+    return affine(factor, source)
 
 
 def _to_user(y: Planes, c: Chain) -> Array:

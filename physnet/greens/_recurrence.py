@@ -1,4 +1,4 @@
-"""y_i = A_i y_{i-1} + s_i over the leading axis, as one linear solve.
+"""The linear recurrence y_i = A_i y_{i-1} + s_i, as one linear solve.
 
 `custom_linear_solve` derives forward mode, transpose, batching and all higher orders from the
 scans below; what they keep is A and y, O(n).
@@ -9,13 +9,57 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Inexact
 
+from physnet import _checks
+from physnet.greens._chain import align, astype, real_dtype
 from physnet.greens._chunks import by_platform, fold, unfold
-from physnet.greens._planes import Planes, add, conjugate, multiply, shift, subtract
+from physnet.greens._planes import Planes, add, conjugate, join, multiply, shift, split, subtract
 
 
-def recurrence(factor: Planes, source: Planes) -> Planes:
-    """Solve y_i - A_i y_{i-1} = s_i with y_{-1} = 0.
+def recurrence(
+    factor: Inexact[Array, "*#b n"], source: Inexact[Array, "*#c n"]
+) -> Inexact[Array, "*d n"]:
+    r"""The causal linear recurrence y_i = A_i y_{i-1} + s_i, y_{-1} = 0, over the last axis.
+
+    Args:
+        factor: A (..., n), real or complex. A_0 is not used.
+        source: s (..., n), likewise; the batch axes broadcast.
+
+    Returns:
+        y (..., n), complex where one of both is, of the higher precision. Derivatives of all
+        orders, O(n). y_i depends on no bit of later sites.
+
+    Raises:
+        TypeError: An argument is not of floating dtype.
+        ValueError: The shapes do not broadcast, or there is no site.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> print(recurrence(jnp.full(4, 0.5), jnp.ones(4)))
+        [1.    1.5   1.75  1.875]
+    """
+    factor = _checks.at_least_1d("factor", _checks.inexact("factor", factor))
+    source = _checks.at_least_1d("source", _checks.inexact("source", source))
+    if factor.shape[-1] != source.shape[-1] or not source.shape[-1]:
+        raise ValueError(
+            "factor and source must have the same number of sites n >= 1 on their last axes, "
+            f"got shapes {factor.shape} and {source.shape}"
+        )
+    batch = _checks.broadcast(factor=factor.shape[:-1], source=source.shape[:-1])
+    y = _recurrence(factor, source, batch=batch, dtype=real_dtype(factor, source))
+    return y if jnp.iscomplexobj(factor) or jnp.iscomplexobj(source) else y.real
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "dtype"))
+def _recurrence(factor: Array, source: Array, *, batch, dtype) -> Array:
+    source = jnp.broadcast_to(source, (*batch, source.shape[-1]))
+    planes = (split(align(astype(x, dtype), len(batch))) for x in (factor, source))
+    return jnp.moveaxis(join(affine(*planes)), 0, -1)
+
+
+def affine(factor: Planes, source: Planes) -> Planes:
+    """Solve y_i - A_i y_{i-1} = s_i with y_{-1} = 0, over the leading axis.
 
     Args:
         factor: A (n, *b); A_0 is not used. Axes of size 1 broadcast.
@@ -24,9 +68,11 @@ def recurrence(factor: Planes, source: Planes) -> Planes:
     Returns:
         y (n, *batch).
     """
+    # A real source has no tangent in its imaginary plane, and custom_linear_solve takes no symbolic
+    # zeros for a part of its operands; complex numbers have both planes or none.
     return lax.custom_linear_solve(
         lambda y: subtract(y, multiply(factor, shift(y))),
-        source,
+        split(join(source)),
         solve=lambda _, s: _solve(factor, s, reverse=False),
         transpose_solve=lambda _, s: _solve(_ahead(conjugate(factor)), s, reverse=True),
     )

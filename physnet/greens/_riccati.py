@@ -9,7 +9,7 @@ from jax import lax
 
 from physnet.greens._chunks import by_platform, fold, unfold
 from physnet.greens._planes import Planes, add, multiply, reciprocal, scale, square
-from physnet.greens._recurrence import recurrence
+from physnet.greens._recurrence import affine
 
 
 @jax.custom_jvp
@@ -45,7 +45,7 @@ def _riccati_jvp(primals, tangents):
     direct = Planes(direct.real + d_onsite - d_energy.real, direct.imag - d_energy.imag)
     entry = scale(weight[:1], d_initial)
     direct = Planes(*(p.at[:1].add(first) for p, first in zip(direct, entry, strict=True)))
-    return g, recurrence(scale(weight, squared), multiply(squared, direct))
+    return g, affine(scale(weight, squared), multiply(squared, direct))
 
 
 def _expand(first: jax.Array, like: jax.Array) -> jax.Array:

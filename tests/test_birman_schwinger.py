@@ -1,0 +1,174 @@
+"""Invariants of the Birman-Schwinger operator against the dense one and against eigenvalues."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from physnet import birman_schwinger as bs
+from physnet import greens
+
+
+def perturbed(n=24, seed=0, *, a=(), b=(), v=(), z=(), eta=0.1):
+    """onsite, complex hopping, potential of both signs, energy."""
+    rng = np.random.default_rng(seed)
+    onsite, potential = rng.normal(size=(*a, n)), 2 * rng.normal(size=(*v, n))
+    hopping = rng.normal(size=(*b, n - 1)) + 1j * rng.normal(size=(*b, n - 1))
+    energy = rng.uniform(-1, 1, z) + 1j * eta * rng.uniform(1, 2, z)
+    return tuple(jnp.asarray(x) for x in (onsite, hopping, potential, energy))
+
+
+def dense(onsite, hopping, potential, energy):
+    """H_0, R_0(z) and K(z) of one chain in NumPy."""
+    onsite, hopping, v = (np.asarray(x) for x in (onsite, hopping, potential))
+    matrix = np.diag(onsite).astype(complex) + np.diag(hopping, 1) + np.diag(hopping.conj(), -1)
+    free = np.linalg.inv(matrix - complex(energy) * np.eye(len(onsite)))
+    root = np.sqrt(np.abs(v))
+    return matrix, free, root[:, None] * free * (root * np.sign(v))
+
+
+def test_operator_is_the_dense_one():
+    chain = perturbed()
+    np.testing.assert_allclose(bs.operator(*chain), dense(*chain)[2], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 24, 150])
+@pytest.mark.parametrize("eta", [1e-3, 1.0])
+def test_log_determinant_is_that_of_the_dense_operator(n, eta):
+    chain = perturbed(n, eta=eta)
+    sign, log_abs = np.linalg.slogdet(np.eye(n) + dense(*chain)[2])
+    ours = complex(bs.log_determinant(*chain))
+    assert abs(ours.real - log_abs) < 1e-12 * max(1, abs(log_abs))
+    assert abs(np.exp(1j * ours.imag) - sign) < 1e-12 * max(1, abs(ours.imag))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e3])
+def test_log_determinant_loses_no_digit_of_weak_or_strong_potentials(scale):
+    """Against slogdet, or the first two traces of K; float32 keeps its digits too."""
+    onsite, hopping, potential, energy = perturbed()
+    chain = onsite, hopping, scale * potential, energy
+    k = dense(*chain)[2]
+    weak = np.trace(k) - np.trace(k @ k) / 2
+    expected = weak.real if scale < 1e-6 else np.linalg.slogdet(np.eye(24) + k)[1]
+    ours = bs.log_determinant(*chain)
+    np.testing.assert_allclose(ours.real, expected, rtol=1e-10)
+    single = bs.log_determinant(*(_single(x) for x in chain))
+    assert single.dtype == jnp.complex64
+    np.testing.assert_allclose(single, ours, rtol=1e-4)
+
+
+def _single(x):
+    return x.astype(jnp.complex64 if jnp.iscomplexobj(x) else jnp.float32)
+
+
+def test_its_derivatives_are_traces_of_the_resolvent():
+    """d/dz log det(1 + K) = Tr(G - G_0);  d/dV_i = -G_ii."""
+    onsite, hopping, potential, energy = perturbed()
+    g = greens.diagonal(onsite + potential, hopping, energy)
+    trace = g.sum() - greens.diagonal(onsite, hopping, energy).sum()
+    ours = jax.grad(lambda z: bs.log_determinant(onsite, hopping, potential, z).real)(energy)
+    np.testing.assert_allclose(ours, trace, rtol=1e-10)
+    dv = jax.grad(lambda v: bs.log_determinant(onsite, hopping, v, energy).real)(potential)
+    np.testing.assert_allclose(dv, -g.real, rtol=1e-9, atol=1e-12)
+    dv = jax.grad(lambda v: bs.log_determinant(onsite, hopping, v, energy).imag)(potential)
+    np.testing.assert_allclose(dv, -g.imag, rtol=1e-9, atol=1e-12)
+
+
+def test_spectral_shift_counts_the_levels_that_pass():
+    onsite, hopping, potential, _ = perturbed(30)
+    matrix = dense(onsite, hopping, potential, 1j)[0]
+    before = np.linalg.eigvalsh(matrix)
+    after = np.linalg.eigvalsh(matrix + np.diag(potential))
+    levels = np.sort(np.concatenate([before, after]))
+    energy = (levels[1:] + levels[:-1])[np.diff(levels) > 1e-2] / 2  # well between two levels
+    counted = (before[:, None] < energy).sum(0) - (after[:, None] < energy).sum(0)
+    assert len(set(counted)) > 2
+    shift = bs.spectral_shift(onsite, hopping, potential, jnp.asarray(energy + 1e-8j))
+    np.testing.assert_allclose(shift, counted, atol=1e-4)
+    lifted = bs.spectral_shift(onsite, hopping, jnp.abs(potential), jnp.asarray(energy + 0.1j))
+    assert np.all(lifted > 0)
+
+
+def test_the_shift_integrates_to_the_potential():
+    onsite, hopping, potential, _ = perturbed(8)
+    angle = (np.arange(4000) + 0.5) * np.pi / 4000 - np.pi / 2
+    energy = 4 * np.tan(angle)
+    shift = bs.spectral_shift(onsite, hopping, potential, jnp.asarray(energy + 0.5j))
+    weight = np.pi / 4000 * 4 / np.cos(angle) ** 2
+    np.testing.assert_allclose((np.asarray(shift) * weight).sum(), potential.sum(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 24, 150])
+def test_hilbert_schmidt_norm_is_that_of_the_dense_operator(n):
+    for eta in (1e-3, 1.0):
+        onsite, hopping, potential, energy = chain = perturbed(n, eta=eta)
+        norm = bs.hilbert_schmidt_norm(*chain)
+        np.testing.assert_allclose(norm, np.linalg.norm(dense(*chain)[2]), rtol=1e-11)
+        strength = jnp.abs(potential)
+        density = -greens.diagonal(onsite, hopping, energy).imag
+        assert norm**2 <= (1 + 1e-12) * strength.max() * (strength * density).sum() / energy.imag
+
+
+def test_gradient_of_the_norm_equals_that_of_the_dense_operator():
+    chain = perturbed(10)
+
+    def of_operator(*chain):
+        return jnp.linalg.norm(bs.operator(*chain))
+
+    ours = jax.jit(jax.grad(bs.hilbert_schmidt_norm, (0, 1, 2, 3)))(*chain)
+    expected = jax.jit(jax.grad(of_operator, (0, 1, 2, 3)))(*chain)
+    for value, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-9, atol=1e-11)
+
+
+def test_without_a_potential_all_is_zero_with_finite_gradients():
+    onsite, hopping, potential, energy = perturbed(6)
+    nothing = jnp.zeros_like(potential)
+    for function in (bs.log_determinant, bs.hilbert_schmidt_norm, bs.operator, bs.spectral_shift):
+        assert np.all(function(onsite, hopping, nothing, energy) == 0)
+        slope = jax.grad(lambda v, f=function: jnp.abs(f(onsite, hopping, v, energy).real.sum()))(
+            nothing.at[2].set(0.1)
+        )
+        assert np.isfinite(slope).all()
+
+
+def test_batches_broadcast_and_map():
+    chain = perturbed(12, a=(3, 1), b=(2,), v=(3, 1), z=(2,))
+    onsite, hopping, potential, energy = chain
+    for function, axes in [
+        (bs.operator, 2),
+        (bs.log_determinant, 0),
+        (bs.spectral_shift, 0),
+        (bs.hilbert_schmidt_norm, 0),
+    ]:
+        whole = function(*chain)
+        assert whole.shape == (3, 2) + (12,) * axes
+        inner = jax.vmap(function, in_axes=(None, 0, None, 0))
+        mapped = jax.jit(jax.vmap(inner, in_axes=(0, None, 0, None)))
+        rows = mapped(onsite[:, 0], hopping, potential[:, 0], energy)
+        np.testing.assert_allclose(rows, whole, rtol=1e-10, atol=1e-12)
+    many = bs.spectral_shift(onsite[0, 0], hopping[0], potential[:, 0], energy[0])
+    assert many.shape == (3,)
+
+
+def test_float32_stays_float32_under_x64():
+    onsite, hopping, potential, _ = (_single(x) for x in perturbed(8))
+    for function in (bs.operator, bs.log_determinant, bs.spectral_shift, bs.hilbert_schmidt_norm):
+        value = jax.eval_shape(lambda *x, f=function: f(*x, 0.1 + 0.1j), onsite, hopping, potential)
+        real = function in (bs.spectral_shift, bs.hilbert_schmidt_norm)
+        assert value.dtype == (jnp.float32 if real else jnp.complex64)
+        low = (onsite.astype(jnp.bfloat16), hopping, potential.astype(jnp.bfloat16))
+        assert jax.eval_shape(lambda *x, f=function: f(*x, 0.1j), *low).dtype == value.dtype
+
+
+def test_bad_input_is_named(bare_errors):
+    onsite, hopping, potential, energy = perturbed(6)
+    for function in (bs.operator, bs.log_determinant, bs.spectral_shift, bs.hilbert_schmidt_norm):
+        with pytest.raises(ValueError, match=r"potential must have n=6 sites .*got shape \(5,\)"):
+            function(onsite, hopping, potential[:5], energy)
+        with pytest.raises(ValueError, match="hopping must have 5 bonds"):
+            function(onsite, hopping[:3], potential, energy)
+        with pytest.raises(ValueError, match="positive imaginary part"):
+            function(onsite, hopping, potential, -1j)
+        with pytest.raises(TypeError, match="potential must be a real floating-point"):
+            function(onsite, hopping, hopping, energy)
