@@ -1,0 +1,314 @@
+"""BK-Core: a decoder language model whose Hamiltonian mixes, scores and gates its tokens.
+
+Each block reads a potential from the stream. The chain with that potential is a resolvent mixer
+(an O(T) causal recurrence), and its causal local density of states gates scattering attention:
+pairs of open tokens attend to each other, and every token to a few nearest ones.
+
+Shapes: B batch, T time, V vocabulary, W width, N heads, L layers, F hidden, H chains of a layer.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from physnet import _checks, scattering
+from physnet.nn import attention as gated
+from physnet.nn import mixer
+from physnet.nn.layers import Drop, accurate, dropout, linear, rms_norm
+
+Params = dict[str, Any]
+
+SITES = 5  # dropout sites of a layer
+
+
+@dataclasses.dataclass(frozen=True)
+class BKCoreConfig:
+    """Sizes and mechanisms of the model.
+
+    `mixer=False` leaves the chain only its gate, `attention=False` only its mixer. `density` is
+    the share of causal pairs that `calibrate` makes the gate keep, the band of `local_window`
+    nearest tokens included. `hidden=None` is 5/2 of the width.
+    """
+
+    vocab_size: int
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    hidden: int | None = None
+    chains: int = 16
+    mixer: bool = True
+    attention: bool = True
+    density: float = 0.4
+    local_window: int = 8
+    soft_gate: bool = False
+    learn_hopping: bool = False
+    rotary_base: float = 1000.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "layers", "heads", "width", "chains"):
+            _checks.positive_int(name, getattr(self, name))
+        _checks.positive_int("local_window", self.local_window, minimum=0)
+        if self.hidden is None:
+            object.__setattr__(self, "hidden", 5 * self.width // 2)
+        _checks.positive_int("hidden", self.hidden)
+        for name in ("heads", "chains"):
+            if self.width % (2 * getattr(self, name)):
+                raise ValueError(
+                    f"width must be a multiple of 2 * {name} = {2 * getattr(self, name)}, "
+                    f"got {self.width}"
+                )
+        if self.chains % self.heads:
+            raise ValueError(f"chains must be a multiple of heads={self.heads}, got {self.chains}")
+        if not 0.0 <= self.density <= 1.0:
+            raise ValueError(f"density must be in [0, 1], got {self.density}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not (self.mixer or self.attention):
+            raise ValueError("mixer or attention must be True: tokens would not see each other")
+
+
+def init(config: BKCoreConfig, key: jax.Array) -> Params:
+    """Parameters at the start, float32; those of the layers are stacked on axis 0 (L).
+
+    The token embedding is also the output projection; there are no position parameters. Until
+    `calibrate` has set the gates, every causal pair passes.
+
+    Args:
+        config: the sizes.
+        key: a JAX random key.
+
+    Returns:
+        A nested dict of arrays.
+
+    Example:
+        >>> import jax
+        >>> params = init(BKCoreConfig(vocab_size=64), jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+        804640
+    """
+    token, layers = jax.random.split(key)
+    stacked = jax.vmap(lambda k: _init_layer(config, k))(jax.random.split(layers, config.layers))
+    shape = (config.vocab_size, config.width)
+    return {
+        "token": 0.02 * jax.random.normal(token, shape, jnp.float32),
+        "layers": stacked,
+        "norm": jnp.ones((config.width,), jnp.float32),
+    }
+
+
+def _init_layer(config: BKCoreConfig, key: jax.Array) -> Params:
+    width, hidden = config.width, config.hidden
+    narrow = 0.02 / (2.0 * config.layers) ** 0.5
+    keys = jax.random.split(key, 4)
+    if config.mixer:
+        chain = mixer.init(
+            keys[0],
+            width,
+            heads=config.chains,
+            learn_hopping=config.learn_hopping,
+            output_deviation=narrow,
+        )
+    else:
+        chain = mixer.hamiltonian(
+            keys[0], width, heads=config.chains, learn_hopping=config.learn_hopping
+        )
+    layer = {
+        "norm_mixer": jnp.ones((width,), jnp.float32),
+        "mixer": chain,
+        "norm_mlp": jnp.ones((width,), jnp.float32),
+        "mlp": {
+            "up": 0.02 * jax.random.normal(keys[2], (width, hidden), jnp.float32),
+            "down": narrow * jax.random.normal(keys[3], (hidden, width), jnp.float32),
+        },
+    }
+    if config.attention:
+        layer["attention"] = gated.init(
+            keys[1],
+            width,
+            heads=config.heads,
+            soft_gate=config.soft_gate,
+            output_deviation=narrow,
+        )
+    return layer
+
+
+def apply(
+    config: BKCoreConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    key: jax.Array | None = None,
+    dtype: Any = jnp.float32,
+    return_info: bool = False,
+) -> Any:
+    """Logits of the next token at every position. No logit depends on a later token.
+
+    Each layer is x += mixer(norm(x)) + attention(norm(x)), x += mlp(norm(x)) with squared ReLU.
+
+    Args:
+        config: the sizes.
+        params: as `init` returns them, gates set by `calibrate`.
+        tokens: (B, T) integers in [0, V).
+        key: a random key that switches dropout on (where `config.dropout > 0`): on potentials,
+            sources and the outputs of the three parts.
+        dtype: of activations and matrix products; the recurrence, norms, softmax and logits are
+            at least float32.
+        return_info: also return what the model reports about itself; costs O(T^2) booleans.
+
+    Returns:
+        Logits (B, T, V); with `return_info` a pair of them and a dict that holds `kept_pairs`, the
+        share of causal pairs that attention computes (mean over layers and heads; 0 without
+        attention), and `score`, the gates' scores (L, B, T, N).
+
+    Raises:
+        ValueError: tokens are not (B, T), or T is 0.
+        TypeError: tokens are not integers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> config = BKCoreConfig(vocab_size=7, layers=2, heads=2, width=16, chains=4)
+        >>> params = init(config, jax.random.key(0))
+        >>> tokens = jnp.array([[1, 2, 3, 4]])
+        >>> later = apply(config, params, tokens.at[0, 3].set(6))
+        >>> bool((apply(config, params, tokens) == later)[:, :3].all())
+        True
+    """
+    check_tokens(tokens)
+    drop = dropout(config.dropout, key)
+    x = params["token"].astype(dtype)[tokens]
+    shares, scores = [], []
+    for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
+        layer = layer_params(params, index)
+        score, y = _tokens_mixed(config, layer, x, _at(drop, SITES * index))
+        x = feed_forward(layer, x + y, _at(drop, SITES * index + 4))
+        if return_info and config.attention:
+            kept = _pairs(config, layer, score)
+            time = tokens.shape[1]
+            shares.append(jnp.mean(jnp.sum(kept, (-1, -2), jnp.float32)) / (time * (time + 1) / 2))
+            scores.append(score)
+    logits = readout(params, x)
+    if not return_info:
+        return logits
+    share = jnp.mean(jnp.stack(shares)) if shares else jnp.zeros((), jnp.float32)
+    return logits, {"kept_pairs": share} | ({"score": jnp.stack(scores)} if scores else {})
+
+
+def calibrate(
+    config: BKCoreConfig, params: Params, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32
+) -> Params:
+    """The parameters with gates that keep `config.density` of the causal pairs of a sample.
+
+    The constants are the model's own from then on: a gate that took a statistic of the sequence
+    it gates would leak later tokens into earlier outputs. Call it now and then while training.
+
+    Args:
+        config: the sizes.
+        params: as `init` returns them.
+        tokens: (B, T), a sample of the kind and length that the model is for.
+        dtype: as in `apply`.
+
+    Returns:
+        New parameters; only ceilings and thresholds differ.
+
+    Raises:
+        ValueError, TypeError: As `apply`.
+    """
+    check_tokens(tokens)
+    if not config.attention:
+        return params
+    x = params["token"].astype(dtype)[tokens]
+    found = []
+    for index in range(config.layers):
+        layer = layer_params(params, index)
+        openness = mixer.apply(
+            layer["mixer"], rms_norm(x, layer["norm_mixer"]), groups=config.heads
+        ).openness
+        layer["attention"] = gated.calibrate(
+            layer["attention"], openness, density=config.density, local_window=config.local_window
+        )
+        found.append({name: layer["attention"][name] for name in ("ceiling", "threshold")})
+        _, y = _tokens_mixed(config, layer, x, dropout(0.0, None))
+        x = feed_forward(layer, x + y, dropout(0.0, None))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    layers = params["layers"]
+    return params | {"layers": layers | {"attention": layers["attention"] | stacked}}
+
+
+def pairs(
+    config: BKCoreConfig, params: Params, tokens: Int[Array, "B T"]
+) -> Bool[Array, "L B N T T"]:
+    """The causal pairs that each head of each layer computes.
+
+    Raises:
+        ValueError, TypeError: As `apply`; ValueError for a model without attention.
+    """
+    if not config.attention:
+        raise ValueError("config.attention must be True: without attention there are no pairs")
+    score = apply(config, params, tokens, return_info=True)[1]["score"]
+    return jnp.stack([_pairs(config, layer_params(params, i), s) for i, s in enumerate(score)])
+
+
+def layer_params(params: Params, index: int) -> Params:
+    """The parameters of one layer."""
+    return jax.tree.map(lambda leaf: leaf[index], params["layers"])
+
+
+def feed_forward(layer: Params, x: Float[Array, "B T W"], drop: Drop) -> Float[Array, "B T W"]:
+    """x + mlp(norm(x))."""
+    hidden = linear(rms_norm(x, layer["norm_mlp"]), layer["mlp"]["up"])
+    return x + drop(linear(jnp.square(jax.nn.relu(hidden)), layer["mlp"]["down"]), 0)
+
+
+def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
+    """Logits of the last stream, at least float32."""
+    x = rms_norm(x, params["norm"])
+    embedding = params["token"].astype(x.dtype)
+    return jnp.einsum("btw,vw->btv", x, embedding, preferred_element_type=accurate(x.dtype))
+
+
+def check_tokens(tokens: jax.Array) -> None:
+    """Raise for what are no tokens (B, T)."""
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
+        raise ValueError(
+            f"tokens must have the shape (batch, time) with at least one token, got {tokens.shape}"
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"tokens must be integers, got dtype {tokens.dtype}")
+
+
+def _tokens_mixed(
+    config: BKCoreConfig, layer: Params, x: jax.Array, drop: Drop
+) -> tuple[jax.Array | None, jax.Array]:
+    """The scores of the gate and what mixer and attention add to the stream."""
+    h = rms_norm(x, layer["norm_mixer"])
+    mixed = mixer.apply(layer["mixer"], h, groups=config.heads, drop=drop)
+    if not config.attention:
+        return None, drop(mixed.output, 2)
+    score = gated.score(layer["attention"], mixed.openness)
+    attended = gated.apply(
+        layer["attention"],
+        h,
+        score,
+        local_window=config.local_window,
+        rotary_base=config.rotary_base,
+    )
+    if not config.mixer:
+        return score, drop(attended, 3)
+    return score, drop(mixed.output, 2) + drop(attended, 3)
+
+
+def _pairs(config: BKCoreConfig, layer: Params, score: jax.Array) -> jax.Array:
+    by_head = jnp.moveaxis(score, -1, -2)  # (B, N, T)
+    threshold = layer["attention"]["threshold"][None]
+    i = jnp.arange(score.shape[1], dtype=jnp.int32)
+    distance = (i[:, None] - i[None])[None, None]
+    gate = scattering.pair_gate(by_head, by_head, threshold)
+    return (gate | (distance < config.local_window)) & (distance >= 0)
+
+
+def _at(drop: Drop, first: int) -> Drop:
+    return lambda x, site: drop(x, first + site)

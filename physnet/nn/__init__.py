@@ -1,0 +1,1 @@
+"""Layers as pure functions over parameter dicts (`mixer`, `attention`), and thin NNX shells."""
