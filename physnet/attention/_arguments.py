@@ -13,6 +13,8 @@ from jax.typing import ArrayLike
 
 from physnet import _checks, scattering
 
+NO_TOKEN = np.int32(2**31 - 1)  # a key at this position takes part in no pair
+
 
 class Tensors(NamedTuple):
     """What carries gradients."""
@@ -118,6 +120,9 @@ def positions(query: Any, key: Any, x: Tensors, *, needed: bool) -> Labels:
             f"query_position and key_position must be given where queries ({time}) and keys "
             f"({span}) differ in number and positions matter"
         )
+    if query is key and time == span:
+        both = _integers("query_position", query, x.query.shape[:2])
+        return Labels(both, both)
     return Labels(
         _integers("query_position", query, (x.query.shape[0], time)),
         _integers("key_position", key, (x.key.shape[0], span)),
@@ -137,9 +142,9 @@ def segments(segment_ids: Any, x: Tensors) -> Labels | None:
     )
 
 
-def _integers(name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
+def _integers(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if value is None:
-        return jnp.arange(shape[1], dtype=jnp.int32)[None]
+        return np.arange(shape[1], dtype=np.int32)[None]  # known to be in order, under jit too
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")

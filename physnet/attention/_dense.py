@@ -6,36 +6,36 @@ O(T S) memory; every derivative of every order by JAX itself.
 import jax
 import jax.numpy as jnp
 
-from physnet.attention._arguments import Pairs, Tensors, accumulator
+from physnet.attention._arguments import NO_TOKEN, Pairs, Tensors, accumulator
 
 
 def pair_mask(pairs: Pairs, *, local_window: int, is_causal: bool) -> jax.Array:
     """Which pairs take part: (B or 1, 1 or N, T, S)."""
     query, key = pairs.position.query[:, None, :, None], pairs.position.key[:, None, None, :]
-    mask = jnp.ones((1, 1, *query.shape[2:3], *key.shape[3:]), bool)
+    mask = (query != NO_TOKEN) & (key != NO_TOKEN)
+    if is_causal:
+        mask = mask & (key <= query)
     if pairs.scores is not None:
         s = pairs.scores
         passes = jnp.swapaxes(s.query, 1, 2)[..., :, None] * jnp.swapaxes(s.key, 1, 2)[..., None, :]
-        mask = passes > s.threshold[None, :, None, None]
+        passes = passes > s.threshold[None, :, None, None]
         # Not |difference| < w: the absolute value of the least integer is negative.
-        mask = mask | ((query - key < local_window) & (query - key > -local_window))
-    if is_causal:
-        mask = mask & (key <= query)
+        near = (query - key < local_window) & (query - key > -local_window)
+        mask = mask & (passes | near)
     if pairs.segment is not None:
         mask = mask & (pairs.segment.query[:, None, :, None] == pairs.segment.key[:, None, None, :])
     return mask
 
 
 def unclean(x: Tensors) -> tuple[Tensors, jax.Array, jax.Array]:
-    """Tensors with non-finite tokens zeroed; which queries (B, T, N) and keys (B, S, K) those are.
+    """Tensors with non-finite entries zeroed; which queries (B, T, N) and keys (B, S, K) had any.
 
     A zero weight times NaN is NaN: without this a masked token would spoil rows that do not see it.
     """
-    finite = [jnp.all(jnp.isfinite(array), axis=-1) for array in x]
-    query, token = finite[0], finite[1] & finite[2]
-    kept = (query, token, token)
-    zeroed = (jnp.where(f[..., None], a, jnp.zeros_like(a)) for f, a in zip(kept, x, strict=True))
-    return Tensors(*zeroed), ~query, ~token
+    finite = [jnp.isfinite(array) for array in x]
+    zeroed = (jnp.where(f, a, jnp.zeros_like(a)) for f, a in zip(finite, x, strict=True))
+    query, key, value = (~jnp.all(f, axis=-1) for f in finite)
+    return Tensors(*zeroed), query, key | value
 
 
 def dense(x: Tensors, mask: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:

@@ -2,12 +2,18 @@
 
 from typing import Any, Literal, overload
 
+import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from physnet import _checks, _dispatch
-from physnet.attention import _arguments
+from physnet import _checks, _dispatch, scattering
+from physnet.attention import _arguments, _layout
 from physnet.attention._dense import dense, pair_mask
+from physnet.attention._loops import Rule
+from physnet.attention._over_blocks import attend, dense_pays
+
+_BLOCK = 128
 
 
 @overload
@@ -24,6 +30,7 @@ def scattering_attention(
     query_position: ArrayLike | None = None,
     key_position: ArrayLike | None = None,
     segment_ids: Any = None,
+    schedule: scattering.Schedule | None = None,
     scale: float | None = None,
     return_lse: Literal[False] = False,
     implementation: _dispatch.Implementation | None = None,
@@ -44,6 +51,7 @@ def scattering_attention(
     query_position: ArrayLike | None = None,
     key_position: ArrayLike | None = None,
     segment_ids: Any = None,
+    schedule: scattering.Schedule | None = None,
     scale: float | None = None,
     return_lse: Literal[True],
     implementation: _dispatch.Implementation | None = None,
@@ -63,6 +71,7 @@ def scattering_attention(
     query_position: ArrayLike | None = None,
     key_position: ArrayLike | None = None,
     segment_ids: Any = None,
+    schedule: scattering.Schedule | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     implementation: _dispatch.Implementation | None = None,
@@ -86,9 +95,12 @@ def scattering_attention(
         is_causal: Whether later keys are left out. Static.
         query_position, key_position: t, integers (B, T) or (T,), (B, S) or (S,): the place in the
             sequence where the arrays hold a part of it, or in another order. Needed where S is
-            not T.
+            not T. At 2^31 - 1 there is no token: an unused slot of a cache, for instance.
         segment_ids: Integers (B, T) or (T,): tokens of different segments form no pair. A pair of
             arrays where S is not T.
+        schedule: An order of tokens made by `scattering.schedule`, with batch axes (B,), or (B, K)
+            for an order a key head. It decides how many blocks are skipped, never the result. By
+            default one is made from `scattering.default_edges`.
         scale: 1 / sqrt(H) if not given. Static.
         return_lse: Also return log sum exp over the pairs of each query.
         implementation: None for the fastest one.
@@ -128,8 +140,90 @@ def scattering_attention(
         _arguments.segments(segment_ids, x),
     )
     factor = _arguments.scale_of(scale, x.query.shape[-1])
-    mask = pair_mask(pairs, local_window=window, is_causal=is_causal)
-    output, lse = dense(x, mask, factor)
+    if schedule is not None:
+        _check_schedule(schedule, x)
+    if dense_pays(x):
+        mask = pair_mask(pairs, local_window=window, is_causal=is_causal)
+        output, lse = dense(x, mask, factor)
+    else:
+        output, lse = _over_blocks(x, pairs, schedule, window, is_causal, factor)
     if unbatched:
         output, lse = output[0], lse[0]
     return (output, lse) if return_lse else output
+
+
+def _over_blocks(x, pairs, schedule, window: int, is_causal: bool, scale: float):
+    size = _BLOCK if schedule is None else schedule.block_size
+    if pairs.scores is None:
+        rules = (Rule("all", 0, is_causal, scale),)
+        plans = (_in_sequence(x, pairs, size),)
+    else:
+        rules = (Rule("far" if window else "all", window, is_causal, scale),)
+        plans = (_by_class(x, pairs, schedule, size, is_causal),)
+        if window:
+            rules = (*rules, Rule("near", window, is_causal, scale))
+            plans = (*plans, _in_sequence(x, pairs, size))
+    return attend(rules, size, x, pairs, plans)
+
+
+def _in_sequence(x, pairs, size: int) -> _layout.Plan:
+    """Blocks of consecutive positions."""
+    orders = []
+    for position in pairs.position:
+        one_class = jnp.zeros_like(position)
+        order = scattering.block_order(one_class, position, block_size=size, classes=1)
+        orders.append(jnp.broadcast_to(order, (x.query.shape[0], order.shape[1])))
+    return _layout.Plan(orders[0], orders[1], None)
+
+
+def _by_class(x, pairs, schedule, size: int, is_causal: bool) -> _layout.Plan:
+    """Blocks of tokens of like score; a head's own order where scores or thresholds are its own."""
+    batch, time, heads, _ = x.query.shape
+    key_heads = x.key.shape[2]
+    s = pairs.scores
+    own = max(s.query.shape[2], s.key.shape[2], s.threshold.shape[0]) > 1
+    if schedule is not None:
+        own = own or schedule.query_order.size // schedule.query_order.shape[-1] > batch
+    split = own and heads > 1
+    rows = batch * key_heads if split else batch
+    if schedule is None:
+        scores = [jnp.max(_layout.row_scores(a, key_heads, split), axis=2) for a in s[:2]]
+        tau = jnp.min(_layout.row_threshold(s.threshold, batch, key_heads, split), axis=1)
+        edges = jax.vmap(lambda t: scattering.default_edges(t, length=time, block_size=size))(tau)
+        positions = [_layout.row_labels(label, batch, rows) for label in pairs.position]
+        alike = s.key is s.query and pairs.position.key is pairs.position.query
+        schedule = scattering.schedule(
+            scores[0],
+            tau,
+            key_score=None if alike else scores[1],
+            query_position=positions[0],
+            key_position=positions[0] if alike else positions[1],
+            edges=edges,
+            block_size=size,
+            is_causal=is_causal,
+        )
+
+    def of_rows(order):
+        order = order.reshape(batch, -1, 1, order.shape[-1])
+        shape = (*order.shape[:2], rows // batch // order.shape[1], order.shape[3])
+        return jnp.broadcast_to(order, shape).reshape(rows, -1)
+
+    return _layout.Plan(of_rows(schedule.query_order), of_rows(schedule.key_order), None)
+
+
+def _check_schedule(schedule, x) -> None:
+    batch, time, _, _ = x.query.shape
+    span, key_heads = x.key.shape[1:3]
+    if (schedule.query_length, schedule.key_length) != (time, span):
+        raise ValueError(
+            f"schedule must be of {time} queries and {span} keys, got {schedule.query_length} "
+            f"and {schedule.key_length}"
+        )
+    shape = schedule.query_order.shape[:-1]
+    if shape not in ((batch,), (batch, key_heads)) and not (
+        batch == 1 and shape in ((), (key_heads,))
+    ):
+        raise ValueError(
+            f"schedule must have the batch axes ({batch},) or, for scores of each head, "
+            f"({batch}, {key_heads}) with one order a key head, got {shape}"
+        )

@@ -1,0 +1,28 @@
+"""Choice between all pairs at once and blocks of them; non-finite tokens in both."""
+
+import jax
+import jax.numpy as jnp
+
+from physnet.attention._arguments import Pairs, Tensors, accumulator
+from physnet.attention._dense import unclean
+from physnet.attention._sparse import Plans, Rules, sparse
+
+DENSE_PAIRS = 256 * 256  # so few pairs are computed at once: blocks cannot pay
+DENSE_QUERIES = 8  # the logits of so few queries are no larger than the keys
+
+
+def dense_pays(x: Tensors) -> bool:
+    """Whether to form all pairs at once."""
+    time, span = x.query.shape[1], x.key.shape[1]
+    return time * span <= DENSE_PAIRS or time <= DENSE_QUERIES
+
+
+def attend(
+    rules: Rules, size: int, x: Tensors, pairs: Pairs, plans: Plans
+) -> tuple[jax.Array, jax.Array]:
+    """`sparse` for tensors that may hold non-finite entries: who sees one becomes NaN."""
+    x, bad_query, bad_key = unclean(x)
+    spoil = jnp.where(bad_key, jnp.nan, 0).astype(accumulator(x.query.dtype))
+    output, lse = sparse(rules, size, x, spoil, pairs, plans)
+    output = jnp.where(bad_query[..., None], jnp.nan, output)
+    return output, jnp.where(bad_query, jnp.nan, lse)

@@ -1,0 +1,162 @@
+r"""Edges of score classes that fit a product gate.
+
+s_i s_j > tau compares the logarithms' sum: edges that mirror each other, e' = tau / e, make every
+pair of classes pass as a whole or fail as a whole, but for those on the antidiagonal.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from physnet import _checks
+from physnet.scattering._gates import as_score, as_threshold
+
+
+def class_of(score: Array, edges: Array) -> Array:
+    """Number of edges (..., C-1) below each score (..., T): its class in 0..C-1, int32."""
+    return jnp.sum(score[..., :, None] > edges[..., None, :], axis=-1, dtype=jnp.int32)
+
+
+def default_edges(threshold: ArrayLike, *, length: int, block_size: int = 128) -> Float[Array, "c"]:
+    r"""Class edges from the threshold alone, geometric between tau and 1 and mirrored at sqrt(tau).
+
+    For scores in [0, 1]; no statistic enters, so nothing leaks. The lowest class holds the virtual
+    particles. Longer sequences take more classes: each one costs a step of the causal staircase.
+
+    Args:
+        threshold: tau >= 0, a number.
+        length: Tokens of a sequence. Static.
+        block_size: Tokens of a block. Static.
+
+    Returns:
+        Ascending edges (c,), 3 <= c <= 15.
+
+    Raises:
+        ValueError: A threshold that is known to be negative or NaN, or that is not a number.
+
+    Example:
+        >>> [f"{edge:.3f}" for edge in default_edges(0.04, length=1024)]
+        ['0.040', '0.200', '1.000']
+    """
+    tau = as_threshold(threshold, _float(threshold))
+    if tau.ndim:
+        raise ValueError(f"threshold must be a number, got shape {tau.shape}")
+    half = _half(length, block_size)
+    power = jnp.arange(2 * half, -1, -1, dtype=tau.dtype) / (2 * half)
+    return jnp.sort(tau**power)
+
+
+def class_edges(
+    sample: Float[Array, "..."],
+    threshold: ArrayLike,
+    *,
+    length: int,
+    block_size: int = 128,
+    classes: int = 16,
+    is_causal: bool = True,
+) -> Float[Array, "c"]:
+    r"""Class edges calibrated on a sample of scores: those that keep the fewest blocks.
+
+    The upper edges are quantiles of the scores above sqrt(tau) or a geometric ladder, the lower
+    ones mirror them. How many pays depends on the length: the choice among all that `classes`
+    allows minimises the expected number of blocks for a sequence of that length with such scores.
+    As constants they let `schedule` order every sequence alike, so that a later token moves no
+    earlier sum.
+
+    Args:
+        sample: Scores of any shape, pooled.
+        threshold: tau >= 0, a number.
+        length: Tokens of the sequences to come. Static.
+        block_size: Tokens of a block. Static.
+        classes: The most classes to make, >= 2. Static.
+        is_causal: Whether blocks above the diagonal fall away. Static.
+
+    Returns:
+        Ascending edges (classes - 1,); those that are not wanted are infinite.
+
+    Raises:
+        ValueError: An empty sample; a threshold that is negative or NaN where it is known.
+
+    Example:
+        >>> import jax
+        >>> s = jax.random.uniform(jax.random.key(0), (4096,))
+        >>> edges = class_edges(s, 0.25, length=4096, classes=8)
+        >>> [f"{edge:.2f}" for edge in edges]
+        ['0.25', '0.34', '0.74', '1.00', 'inf', 'inf', 'inf']
+    """
+    ordered = jnp.sort(as_score("sample", sample).reshape(-1))
+    if ordered.shape[0] == 0:
+        raise ValueError("sample must hold at least one score")
+    classes = _checks.positive_int("classes", classes, minimum=2)
+    tau = as_threshold(threshold, ordered.dtype)
+    if tau.ndim:
+        raise ValueError(f"threshold must be a number, got shape {tau.shape}")
+    return best_edges(ordered, tau, length, block_size, classes, is_causal)
+
+
+def best_edges(
+    ordered: Array, tau: Array, length: int, block_size: int, classes: int, is_causal: bool
+) -> Array:
+    """`class_edges` of sorted scores, for a single sequence."""
+    root = jnp.sqrt(tau)
+    options = []
+    for half in range(classes // 2):
+        for upper in _upper_edges(ordered, root, half):
+            upper = jnp.maximum(upper, root)
+            lower = tau / jnp.where(upper > 0, upper, 1)
+            for middle in (root[None], root[None][:0]):
+                edges = jnp.concatenate([lower[::-1], middle, upper])
+                unused = classes - 1 - edges.shape[0]
+                if edges.shape[0] and unused >= 0:
+                    options.append(jnp.pad(edges, (0, unused), constant_values=jnp.inf))
+    table = jnp.stack(options)
+    cost = jax.vmap(lambda e: _expected_blocks(e, ordered, tau, length, block_size, is_causal))
+    return table[jnp.argmin(cost(table))]
+
+
+def _upper_edges(ordered: Array, root: Array, half: int) -> list[Array]:
+    """Candidates for the `half` edges above the root, ascending.
+
+    Quantiles without and with the largest score, whose mirror image parts the virtual particles
+    off, and a geometric ladder up to it.
+    """
+    if half == 0:
+        return [ordered[:0]]
+    size = ordered.shape[0]
+    below = jnp.searchsorted(ordered, root, side="right")
+    above = (size - below).astype(ordered.dtype)
+    step = jnp.arange(1, half + 1, dtype=ordered.dtype)
+    places = [below + (step / parts * above).astype(below.dtype) for parts in (half + 1, half)]
+    ratio = ordered[-1] / jnp.where(root > 0, root, 1)
+    return [
+        *(ordered[jnp.minimum(place, size - 1)] for place in places),
+        root * ratio ** (step / half),
+    ]
+
+
+def _expected_blocks(
+    edges: Array, ordered: Array, tau: Array, length: int, block_size: int, is_causal: bool
+) -> Array:
+    """Blocks that a sequence keeps if each class is spread evenly over it."""
+    size = ordered.shape[0]
+    last = jnp.searchsorted(ordered, edges, side="right")
+    last = jnp.concatenate([last, jnp.full(1, size, last.dtype)])
+    top = ordered[jnp.maximum(last - 1, 0)]  # the largest score of each class
+    count = jnp.diff(last, prepend=0).astype(jnp.float32)
+    blocks = jnp.ceil(count * (length / (size * block_size)))
+    kept = top[:, None] * top[None, :] > tau
+    area = blocks[:, None] * blocks[None, :]
+    if is_causal:  # half of the area, and half of the blocks that the staircase cuts
+        steps = jnp.where(area > 0, blocks[:, None] + blocks[None, :], 0)
+        area = (area + steps - jnp.diag(blocks)) / 2
+    return jnp.sum(jnp.where(kept, area, 0))
+
+
+def _half(length: int, block_size: int) -> int:
+    """Edges above the root: the mixed classes' cost falls with them, the staircase's grows."""
+    return min(7, max(1, round(0.4 * (length / block_size) ** 0.5)))
+
+
+def _float(value: ArrayLike):
+    return jnp.float64 if getattr(value, "dtype", None) == jnp.float64 else jnp.float32
