@@ -28,7 +28,7 @@ def test_equals_a_plain_scan_with_its_derivatives(kind, n):
         factor, source = (jax.lax.complex(x, jnp.cos(3 * x)) for x in (factor, source))
 
     def loss(f, factor, source):
-        return jnp.sum(jnp.sin(f(factor, source).real) * jnp.arange(n))
+        return jnp.sum(jnp.sin(f(factor, source).real) @ jnp.arange(1.0, n + 1))
 
     y = greens.recurrence(factor, source)
     assert y.dtype == source.dtype
