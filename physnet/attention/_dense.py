@@ -11,7 +11,8 @@ from physnet.attention._arguments import NO_TOKEN, Pairs, Tensors, accumulator
 
 def pair_mask(pairs: Pairs, *, local_window: int, is_causal: bool) -> jax.Array:
     """Which pairs take part: (B or 1, 1 or N, T, S)."""
-    query, key = pairs.position.query[:, None, :, None], pairs.position.key[:, None, None, :]
+    query, key = (jnp.asarray(label) for label in pairs.position)
+    query, key = query[:, None, :, None], key[:, None, None, :]
     mask = (query != NO_TOKEN) & (key != NO_TOKEN)
     if is_causal:
         mask = mask & (key <= query)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from physnet.attention._arguments import NO_TOKEN, Labels, Pairs, Scores, Tensors
 
@@ -49,7 +50,7 @@ def unrows(array: jax.Array, batch: int) -> jax.Array:
     return jnp.moveaxis(array, 1, 2).reshape(batch, time, -1, *rest)
 
 
-def row_labels(label: jax.Array, batch: int, row_count: int) -> jax.Array:
+def row_labels(label: jax.Array | np.ndarray, batch: int, row_count: int) -> jax.Array:
     """(B or 1, T) as (R, T)."""
     label = jnp.broadcast_to(label, (batch, label.shape[1]))
     return jnp.repeat(label, row_count // batch, axis=0)
@@ -65,9 +66,9 @@ def row_scores(score: jax.Array, key_heads: int, split: bool) -> jax.Array:
 
 
 def row_threshold(threshold: jax.Array, batch: int, key_heads: int, split: bool) -> jax.Array:
-    """(1 or N,) as (R, H)."""
+    """(1 or N,) as (R, H); N > 1 without `split` only where K = 1."""
     if not split:
-        return jnp.broadcast_to(threshold, (batch, 1))
+        return jnp.broadcast_to(threshold[None], (batch, len(threshold)))
     threshold = (
         threshold.reshape(-1, 1) if threshold.shape[0] == 1 else threshold.reshape(key_heads, -1)
     )
@@ -75,7 +76,7 @@ def row_threshold(threshold: jax.Array, batch: int, key_heads: int, split: bool)
     return jnp.tile(threshold, (batch, 1))
 
 
-def gather(array: jax.Array, order: jax.Array, size: int, fill: float = 0) -> jax.Array:
+def gather(array: jax.Array, order: jax.Array, size: int, fill: int = 0) -> jax.Array:
     """(R, T, ...) as (R, P, b, ...); `fill` in empty slots."""
     picked = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=fill))(array, order)
     return picked.reshape(array.shape[0], -1, size, *array.shape[2:])

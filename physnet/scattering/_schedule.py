@@ -184,7 +184,7 @@ def _positions(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     return jnp.broadcast_to(array.astype(jnp.int32), shape)
 
 
-def _bounds(order: Array, score: Array, position: Array, size: int) -> _Blocks:
+def _bounds(order: Array, score: Array, position: Any, size: int) -> _Blocks:
     position = jnp.asarray(position)
     token = position != NO_TOKEN
 
