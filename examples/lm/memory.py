@@ -15,22 +15,24 @@ def of_a_step(model: Model, training: Training) -> int:
     state = jax.eval_shape(lambda: initial_state(model, training))
     tokens = jax.ShapeDtypeStruct((training.batch * training.block + 1,), jnp.int32)
     first = jax.ShapeDtypeStruct((), jnp.int32)
-    step = jax.jit(steps(model, training, 1), donate_argnums=0)
-    return step.lower(state, tokens, first).compile().memory_analysis().temp_size_in_bytes
+    step = jax.jit(steps(model, training, training.steps_per_call), donate_argnums=0)
+    # Buffers are assigned before machine code is made, so cheap code shows the same memory.
+    options = {"xla_backend_optimization_level": 0}
+    compiled = step.lower(state, tokens, first).compile(compiler_options=options)
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
-def against_depth(
+def at_other_depths(
     model: Model, training: Training, depths: tuple[int, ...], *, seconds: float = 60.0
 ) -> dict[int, int]:
-    """Bytes at the model's own depth and at others, upwards as long as time remains.
+    """Bytes at other numbers of layers than the model's, upwards as long as time remains.
 
     Compiling takes about as long a layer, so twice the depth takes as long as everything before:
     past half of `seconds` no further one begins.
     """
-    began = time.perf_counter()
-    found = {model.config.layers: of_a_step(model, training)}
-    for depth in sorted(set(depths) - set(found)):
+    began, found = time.perf_counter(), {}
+    for depth in sorted(set(depths) - {model.config.layers}):
         if time.perf_counter() - began > seconds / 2:
             break
         found[depth] = of_a_step(model.deeper(depth), training)
-    return dict(sorted(found.items()))
+    return found

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -73,6 +74,7 @@ def _curves(axes: Axes, trained: list[Result], yardsticks: list[Result], *, agai
             axes.annotate(
                 "the fastest row is done", (end, top), xytext=(-4, -2), textcoords="offset points",
                 rotation=90, ha="right", va="top", fontsize=8, color="#666666",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
     axes.set_xlim(left=0)
 
@@ -80,21 +82,19 @@ def _curves(axes: Axes, trained: list[Result], yardsticks: list[Result], *, agai
 def _gate(axes: Axes, label: str, gate: Gate) -> None:
     size = len(gate.text)
     causal = np.tril(np.ones((size, size), bool))
-    kept = np.asarray(gate.kept, bool) & causal
-    shade = np.full((size, size, 3), 1.0)
-    shade[causal] = (0.93, 0.93, 0.93)
-    shade[kept] = np.array([0xC8, 0x55, 0x3D]) / 255.0
+    none, every = (np.array(to_rgb(colour)) for colour in ("#ededed", COLOURS[1]))
+    share = np.where(causal, gate.kept, 0.0)[..., None]
+    shade = np.where(causal[..., None], (1.0 - share) * none + share * every, 1.0)
     axes.imshow(shade, interpolation="nearest", aspect="equal")
     letters = ["␣" if c == " " else "↵" if c == "\n" else c for c in gate.text]
-    letter_size = min(8.0, 300.0 / size)
-    if letter_size >= 3.0:  # beyond about 100 characters none could be read
-        axes.set_xticks(range(size), letters, fontsize=letter_size, family="DejaVu Sans Mono")
-        axes.set_yticks(range(size), letters, fontsize=letter_size, family="DejaVu Sans Mono")
-        axes.tick_params(length=0, pad=1)
-    axes.set_xlabel("attended character", color=INK)
+    font = {"fontsize": min(8.0, 300.0 / size), "family": "DejaVu Sans Mono"}
+    axes.set_xticks(range(size), letters, **font)
+    axes.set_yticks(range(size), letters, **font)
+    axes.tick_params(length=0, pad=2)
+    axes.set_xlabel("attended character (darker: kept by more heads)", color=INK)
     axes.set_ylabel("attending character", color=INK)
-    share = kept.sum() / causal.sum()
-    _title(axes, f"Pairs that a layer of {label} keeps: {share:.0%} here")
+    here = share.sum() / causal.sum()
+    _title(axes, f"Pairs kept by the last layer of {label}: {here:.0%} here")
 
 
 def _memory(axes: Axes, trained: list[Result]) -> None:

@@ -61,8 +61,7 @@ def figures(results: list[Result], text: str) -> dict[str, Any]:
         row = dataclasses.asdict(result) | {"bits": result.bits}
         row["nats_at_equal_time"] = None if finish is None else result.nats_at(finish)
         if result.gate is not None:
-            kept = ["".join("#" if pair else "." for pair in line) for line in result.gate.kept]
-            row["gate"] = {"text": result.gate.text, "kept": kept}
+            row["gate"] = {"text": result.gate.text, "kept": result.gate.kept.tolist()}
         rows.append(row)
     return {"text": text, "equal_seconds": finish, "rows": rows}
 

@@ -18,6 +18,9 @@ from lm.rows import Model
 from lm.settings import Settings
 from lm.training import train
 
+GATE_MAP = 48
+"""Characters of the gate map: as many as stay legible."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -31,7 +34,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """The pairs (query, key) that one layer keeps on a piece of held-out text."""
+    """The share of one layer's heads that keep each pair (query, key) of a held-out text."""
 
     text: str
     kept: np.ndarray
@@ -82,7 +85,8 @@ def trained(
     """The row of a model: trained (or resumed, or found trained) in its folder, then measured."""
     training = settings.training
     evaluator = Evaluator(model, corpus.validation, block=training.block, dtype=training.dtype)
-    params, seconds = train(model, corpus, training, evaluator, folder, console=console)
+    done = train(model, corpus, training, evaluator, folder, console=console)
+    params = done.params
     final = evaluator.evaluate(params)
     tokens = training.batch * training.block
     return Result(
@@ -91,17 +95,18 @@ def trained(
         nats=final.nats,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         kept_pairs=final.kept_pairs,
-        tokens_per_second=training.steps * tokens / seconds,
-        seconds=seconds,
+        tokens_per_second=training.steps * tokens / done.seconds,
+        seconds=done.seconds,
         layers=model.config.layers,
-        memory=memory.against_depth(model, training, settings.depths),
+        memory={model.config.layers: done.memory}
+        | memory.at_other_depths(model, training, settings.depths),
         experts=final.experts,
         curve=tuple(
             Point(record["step"], record["step"] * tokens, record["seconds"], record["loss"])
             for record in metrics.read(folder / "metrics.jsonl")
             if record["kind"] == "validation"
         ),
-        gate=_gate(model, params, corpus, training.block),
+        gate=_gate(model, params, corpus.validation[: min(training.block, GATE_MAP)], corpus),
         sample=sampling.write(
             model,
             params,
@@ -116,9 +121,9 @@ def trained(
     )
 
 
-def _gate(model: Model, params: Any, corpus: Corpus, block: int) -> Gate | None:
+def _gate(model: Model, params: Any, piece: np.ndarray, corpus: Corpus) -> Gate | None:
     if model.pairs is None:
         return None
-    piece = corpus.validation[:block]
-    kept = model.pairs(model.config, params, jnp.asarray(piece)[None])
-    return Gate(corpus.decode(piece), np.asarray(kept))
+    pairs = jax.jit(model.pairs, static_argnums=0)
+    kept = np.asarray(pairs(model.config, params, jnp.asarray(piece)[None])[-1, 0], np.float64)
+    return Gate(corpus.decode(piece), kept.mean(axis=0))

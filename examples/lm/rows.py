@@ -8,15 +8,21 @@ import jax
 
 from lm.errors import UserError
 from lm.settings import Settings
-from physnet.models import transformer
+from physnet.models import bk_core, transformer
+
+ABLATIONS = (
+    ("bk-mixer", "mixer only", {"attention": False}),
+    ("bk-attention", "gated attention only", {"mixer": False}),
+)
 
 
 class Model(NamedTuple):
     """One trained row: the functions of a model's module and a config for them.
 
     `init(config, key)` and `apply(config, params, tokens, *, key, dtype, return_info)` are the
-    module's own; `pairs(config, params, tokens)`, where attention is gated, gives for one layer
-    the (T, T) pairs that it keeps in the first of the tokens' rows.
+    module's own. A model with gates also has `calibrate(config, params, tokens, *, dtype)`, which
+    sets the gates' constants from a sample of text, and `pairs(config, params, tokens)`: the pairs
+    (L, B, N, T, T) that each head of each layer keeps.
     """
 
     name: str
@@ -25,6 +31,7 @@ class Model(NamedTuple):
     config: Any
     init: Callable[..., Any]
     apply: Callable[..., Any]
+    calibrate: Callable[..., Any] | None = None
     pairs: Callable[..., jax.Array] | None = None
 
     def deeper(self, layers: int) -> "Model":
@@ -33,15 +40,20 @@ class Model(NamedTuple):
 
 
 def models(settings: Settings, vocab_size: int) -> list[Model]:
-    """The trained rows that the settings ask for.
+    """The trained rows that the settings ask for; all have the transformer's parameters within 1%.
 
     Raises:
         UserError: the sizes do not fit together (the message names the one).
     """
     try:
-        rows = []
-        if "transformer" in settings.rows:
-            rows.append(_transformer(settings, vocab_size))
+        baseline = _transformer(settings, vocab_size)
+        target = parameters(baseline.init, baseline.config)
+        rows = [baseline] if "transformer" in settings.rows else []
+        if "bk" in settings.rows:
+            rows.append(_bk_core(settings, vocab_size, target, "bk", "BK-Core"))
+        if settings.ablate:
+            for name, label, without in ABLATIONS:
+                rows.append(_bk_core(settings, vocab_size, target, name, label, **without))
         return rows
     except ValueError as error:
         raise UserError(f"these sizes make no model: {error}") from error
@@ -98,3 +110,25 @@ def _transformer(settings: Settings, vocab_size: int) -> Model:
     rate = settings.transformer.learning_rate
     init, apply = transformer.init, transformer.apply
     return Model("transformer", "plain transformer", rate, config, init, apply)
+
+
+def _bk_core(
+    settings: Settings, vocab_size: int, target: int, name: str, label: str, **mechanisms: bool
+) -> Model:
+    config = bk_core.BKCoreConfig(
+        vocab_size,
+        layers=settings.sizes.layers,
+        heads=settings.sizes.heads,
+        width=settings.sizes.width,
+        dropout=settings.sizes.dropout,
+        chains=settings.bk.chains,
+        density=settings.bk.density,
+        local_window=settings.bk.local_window,
+        **mechanisms,
+    )
+    config = match_hidden(bk_core.init, config, target)
+    rate = settings.bk.learning_rate
+    model = Model(name, label, rate, config, bk_core.init, bk_core.apply)
+    if config.attention:
+        model = model._replace(calibrate=bk_core.calibrate, pairs=bk_core.pairs)
+    return model

@@ -98,6 +98,23 @@ class Transformer:
 
 
 @dataclasses.dataclass(frozen=True)
+class BKCore:
+    """BK-Core and its ablations; the width inside their MLP follows from the transformer's size."""
+
+    learning_rate: float = 2e-3
+    """Peak of its schedule."""
+    chains: int = 16
+    """Hamiltonians in a layer, a multiple of the heads."""
+    density: float = 0.4
+    """Share of the causal pairs that the gates are calibrated to keep."""
+    local_window: int = 8
+    """Nearest tokens that attention always keeps."""
+
+    def __post_init__(self) -> None:
+        _require("bk", self, "learning_rate", lambda value: value > 0, "above 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Train language models on the same text and print how well each predicts held-out text."""
 
@@ -122,6 +139,7 @@ class Settings:
     training: Training = Training()
     sizes: Sizes = Sizes()
     transformer: Transformer = Transformer()
+    bk: BKCore = BKCore()
 
     def __post_init__(self) -> None:
         _require(None, self, "rows", lambda value: len(value) > 0, "at least one row")
@@ -134,12 +152,13 @@ PRESETS: dict[str, Settings] = {
     "smoke": Settings(
         preset="smoke",
         sample=80,
-        depths=(1, 2, 4),
+        depths=(1, 2),
         training=Training(
             steps=60, batch=8, block=32, warmup=10, steps_per_call=10, evaluate_every=20,
             checkpoint_every=20,
         ),
         sizes=Sizes(layers=2, heads=2, width=32),
+        bk=BKCore(chains=8, local_window=4),
     ),
     "cpu": Settings(),
     "gpu": Settings(
@@ -150,5 +169,6 @@ PRESETS: dict[str, Settings] = {
         ),
         sizes=Sizes(layers=6, heads=6, width=384, dropout=0.2),
         transformer=Transformer(learning_rate=1e-3),
+        bk=BKCore(learning_rate=1e-3, chains=24),
     ),
 }  # fmt: skip

@@ -10,6 +10,9 @@ import optax
 from lm.rows import Model, decayed
 from lm.settings import Training
 
+CALIBRATION = 16
+"""Windows of text from which gates take their constants."""
+
 
 def batch(tokens: jax.Array, key: jax.Array, *, size: int, block: int) -> jax.Array:
     """`size` random windows of `block` characters and their next ones: (size, block + 1)."""
@@ -60,8 +63,9 @@ def initial_state(model: Model, training: Training) -> dict[str, Any]:
 def steps(model: Model, training: Training, count: int) -> Callable[..., Any]:
     """A function (state, tokens, first) -> (state, metrics) that takes `count` steps.
 
-    The batch and the dropout of a step are functions of the seed and the number of the step
-    alone, so that a resumed run sees what an unbroken one sees.
+    Gates are calibrated once, before the first of them. Batches, dropout and calibration are
+    functions of the seed and the number of the step alone, so that a resumed run sees what an
+    unbroken one sees.
     """
     update = optimiser(model, training).update
     dtype = jnp.dtype(training.dtype)
@@ -80,6 +84,11 @@ def steps(model: Model, training: Training, count: int) -> Callable[..., Any]:
             state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
             return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
 
+        if model.calibrate is not None:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 2), first)
+            sample = batch(tokens, key, size=CALIBRATION, block=training.block)[:, :-1]
+            params = model.calibrate(model.config, state["params"], sample, dtype=dtype)
+            state = state | {"params": params}
         return jax.lax.scan(one, state, first + jnp.arange(count, dtype=jnp.int32))
 
     return run

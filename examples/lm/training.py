@@ -23,12 +23,22 @@ from lm.rows import Model
 from lm.settings import Training
 from lm.step import initial_state, steps
 
+Spent = dict[str, Any]
+"""What the steps so far took, kept with a checkpoint: seconds, and bytes of memory."""
+
 
 class Trained(NamedTuple):
-    """The parameters at the end of the schedule, and the seconds that the steps took."""
+    """The parameters at the end of the schedule, and what the steps took.
+
+    Args:
+        params: as the model's `init` makes them.
+        seconds: in steps alone, without compilation, evaluation and checkpoints.
+        memory: bytes that a step needs beside its arguments and results.
+    """
 
     params: Any
     seconds: float
+    memory: int
 
 
 def train(
@@ -60,17 +70,18 @@ def train(
     def say(sentence: str) -> None:
         console.print(f"{model.label}: {sentence}")
 
-    state, step, seconds = initial_state(model, training), 0, 0.0
+    state, step = initial_state(model, training), 0
+    spent = {"seconds": 0.0, "memory": 0}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, say=say)
         if restored is not None:
-            state, step, seconds = restored.state, restored.step, restored.meta["seconds"]
+            state, step, spent = restored
             say(f"resuming after step {step}" if step < training.steps else "trained already")
         if step < training.steps:
             with Metrics(folder, step=step) as metrics, _progress(console) as progress:
                 loop = _Loop(model, corpus, training, evaluator, metrics, checkpoints, progress)
-                state, seconds = loop.to_the_end(state, step, seconds)
-    return Trained(state["params"], seconds)
+                state, spent = loop.to_the_end(state, step, spent)
+    return Trained(state["params"], spent["seconds"], spent["memory"])
 
 
 def claim(folder: Path, model: Model, corpus: Corpus, training: Training) -> None:
@@ -115,31 +126,32 @@ class _Loop:
         self._tokens = jnp.asarray(corpus.train)
         self._compiled: dict[int, Any] = {}
 
-    def to_the_end(self, state: Any, step: int, seconds: float) -> tuple[Any, float]:
+    def to_the_end(self, state: Any, step: int, spent: Spent) -> tuple[Any, Spent]:
         training, progress = self._training, self._progress
         task = progress.add_task(
             self._model.label, total=training.steps, completed=step, figures="compiling"
         )
         while step < training.steps:
             count = min(training.steps_per_call, training.steps - step)
-            state, loss, seconds = self._call(state, step, count, seconds)
+            state, loss, spent = self._call(state, step, count, spent)
             step += count
             last = step == training.steps
             if last or step % training.evaluate_every == 0:
-                self._evaluate(state, step, loss, seconds)
+                self._evaluate(state, step, loss, spent["seconds"])
             if last or step % training.checkpoint_every == 0:
                 # Metrics first: a checkpoint promises that every earlier step is logged.
                 self._metrics.flush()
-                self._checkpoints.save(step, state, {"seconds": seconds})
+                self._checkpoints.save(step, state, spent)
             progress.update(task, completed=step, figures=f"loss {loss:.3f}")
-        return state, seconds
+        return state, spent
 
-    def _call(self, state: Any, step: int, count: int, seconds: float) -> tuple[Any, float, float]:
-        """Take and log `count` steps: the new state, their mean loss, the seconds so far."""
+    def _call(self, state: Any, step: int, count: int, spent: Spent) -> tuple[Any, float, Spent]:
+        """Take and log `count` steps: the new state, their mean loss, what all took so far."""
         first = jnp.asarray(step, jnp.int32)
         if count not in self._compiled:
             run = jax.jit(steps(self._model, self._training, count), donate_argnums=0)
             self._compiled[count] = run.lower(state, self._tokens, first).compile()
+        memory = self._compiled[count].memory_analysis().temp_size_in_bytes
         began = time.perf_counter()
         state, measured = self._compiled[count](state, self._tokens, first)
         losses, norms = (np.asarray(measured[name]) for name in ("loss", "gradient_norm"))
@@ -148,9 +160,11 @@ class _Loop:
             number, loss, norm = step + index + 1, float(losses[index]), float(norms[index])
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 self._stop(f"at step {number} the loss is {loss} and the gradient's norm {norm}")
-            passed = seconds + elapsed * (index + 1) / count
+            passed = spent["seconds"] + elapsed * (index + 1) / count
             self._metrics.record("train", number, loss=loss, gradient_norm=norm, seconds=passed)
-        return state, float(losses.mean()), seconds + elapsed
+        seconds = spent["seconds"] + elapsed
+        spent = {"seconds": seconds, "memory": max(spent["memory"], memory)}
+        return state, float(losses.mean()), spent
 
     def _evaluate(self, state: Any, step: int, loss: float, seconds: float) -> None:
         found = self._evaluator.evaluate(state["params"], limit=self._training.evaluation_windows)

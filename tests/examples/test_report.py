@@ -14,6 +14,9 @@ def curve(*points):
     return tuple(Point(step, 10 * step, seconds, nats) for step, seconds, nats in points)
 
 
+HEADS = np.diag([1.0, 1.0, 1.0, 1.0, 1.0])
+HEADS[3, 1] = 0.5  # half of the heads keep this pair
+
 FAST = Result(
     "transformer", "plain transformer", nats=1.9, parameters=800_000, kept_pairs=1.0,
     tokens_per_second=40_000.0, seconds=20.0, layers=4, memory={2: 2**20, 4: 3 * 2**20},
@@ -23,7 +26,7 @@ SLOW = Result(
     "bk", "BK-Core", nats=1.7, parameters=801_000, kept_pairs=0.4, tokens_per_second=30_000.0,
     seconds=30.0, layers=4, memory={4: 2**21}, experts=(0.2, 0.5, 0.3),
     curve=curve((1, 15.0, 2.0), (2, 30.0, 1.7)),
-    gate=Gate("to be", np.tril(np.ones((5, 5), bool), -1) == 0), sample="~", digest="cd",
+    gate=Gate("to be", HEADS), sample="~", digest="cd",
 )  # fmt: skip
 YARDSTICK = Result("ppmd", "PPMd, order 6", nats=math.log(4.0))
 
@@ -61,8 +64,7 @@ def test_table_json_and_markdown_hold_the_same_figures(tmp_path, capsys):
     assert [row["nats_at_equal_time"] for row in found["rows"]] == [None, 1.9, pytest.approx(1.9)]
     assert found["rows"][0]["bits"] == pytest.approx(2.0)
     assert found["rows"][2]["memory"] == {"4": 2**21}
-    kept = found["rows"][2]["gate"]["kept"]
-    assert len(kept) == 5
+    assert found["rows"][2]["gate"] == {"text": "to be", "kept": HEADS.tolist()}
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -76,20 +78,21 @@ def test_a_panel_for_what_there_is_and_none_that_is_empty():
     assert titles(YARDSTICK, FAST) == [*curves, "Memory against depth"]
     assert titles(FAST, SLOW) == [
         *curves,
-        "Pairs that a layer of BK-Core keeps: 33% here",
+        "Pairs kept by the last layer of BK-Core: 37% here",
         "Memory against depth",
         "Load of the experts of BK-Core",
     ]
 
 
-def test_the_gate_map_shows_kept_pairs_below_the_diagonal_alone():
+def test_the_gate_map_shades_causal_pairs_by_the_heads_that_keep_them():
     axes = picture.draw([SLOW]).axes[2]
     (image,) = axes.get_images()
     pixels = np.asarray(image.get_array())
-    kept = SLOW.gate.kept & np.tril(np.ones((5, 5), bool))
-    assert len({tuple(p) for p in pixels[kept]}) == 1
-    assert (pixels[np.triu_indices(5, 1)] == 1.0).all()
-    assert not (pixels[kept] == pixels[~kept][0]).all()
+    assert (pixels[np.triu_indices(5, 1)] == 1.0).all()  # white: the future
+    every, none, half = pixels[2, 2], pixels[2, 1], pixels[3, 1]
+    assert not np.allclose(every, none)
+    np.testing.assert_allclose(half, (every + none) / 2)
+    assert (pixels[np.diag_indices(5)] == every).all()
     assert [label.get_text() for label in axes.get_xticklabels()] == list("to␣be")
 
 

@@ -1,11 +1,13 @@
 """The command itself: its help, its presets, a text of the user's own, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 import signal
 
 import pytest
 import shakespeare
+from lm import memory
 from lm.errors import UserError
 from lm.settings import PRESETS
 
@@ -77,15 +79,15 @@ def test_the_help_explains_every_setting(capsys):
 
 @pytest.fixture(scope="module")
 def smoke(job, tmp_path_factory):
-    """The smoke preset with every row: its report and its folder."""
+    """The smoke preset with every row (and one depth: compiling is most of its work)."""
     folder = tmp_path_factory.mktemp("smoke")
-    return job.report(folder, "--preset", "smoke", "--ablate"), folder
+    return job.report(folder, "--preset", "smoke", "--ablate", "--depths", 2), folder
 
 
 def test_the_smoke_preset_learns_and_reports(smoke):
     report, folder = smoke
     rows = {row["name"]: row for row in report["rows"]}
-    assert list(rows)[:2] == ["ppmd", "transformer"]
+    assert list(rows) == ["ppmd", "transformer", "bk", "bk-mixer", "bk-attention"]
     for name, row in rows.items():
         if name == "ppmd":
             continue
@@ -94,11 +96,30 @@ def test_the_smoke_preset_learns_and_reports(smoke):
         assert last["nats"] < first["nats"] < 4.6  # log 99: a uniform guess
         assert row["nats"] == pytest.approx(last["nats"], abs=1e-6)
         assert len(row["sample"]) == PRESETS["smoke"].sample
-        assert sorted(row["memory"]) == ["1", "2", "4"]
+        assert row["memory"]["2"] > 0
         assert abs(row["parameters"] / rows["transformer"]["parameters"] - 1) < 0.01
     assert rows["transformer"]["kept_pairs"] == 1.0
+    assert rows["bk-mixer"]["kept_pairs"] == 0.0
+    for name in ("bk", "bk-attention"):  # calibrated on training text, measured on held-out text
+        assert rows[name]["kept_pairs"] == pytest.approx(PRESETS["smoke"].bk.density, abs=0.1)
+        gate = rows[name]["gate"]
+        assert len(gate["text"]) == len(gate["kept"]) == PRESETS["smoke"].training.block
+        assert all(gate["kept"][i][i] == 1.0 for i in range(len(gate["text"])))  # the local band
+    assert rows["bk-mixer"]["gate"] is None
     assert (folder / "report.md").exists()
     assert (folder / "report.png").exists()
+
+
+def test_the_memory_of_a_depth_is_that_of_the_program_that_ran(smoke):
+    """The program that ran was compiled to run fast; the one for the depth panel was not."""
+    report, _ = smoke
+    settings = PRESETS["smoke"]
+    corpus = shakespeare.load(settings, shakespeare.Console(quiet=True))
+    (model,) = shakespeare.rows.models(
+        dataclasses.replace(settings, rows=("transformer",)), len(corpus.characters)
+    )
+    found = memory.of_a_step(model, settings.training)
+    assert found == report["rows"][1]["memory"]["2"]
 
 
 def test_a_text_of_the_users_own(job, tmp_path):

@@ -241,17 +241,17 @@ def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path):
 
 
 def test_a_sample_is_what_a_plain_loop_writes():
-    """At a low temperature: the likeliest character, each from the last four at most."""
-    training = dataclasses.replace(TRAINING, block=4)
+    """At a low temperature: the likeliest character, each from the last three at most."""
+    training = dataclasses.replace(TRAINING, block=3)
     (model,) = rows.models(dataclasses.replace(PRESETS["smoke"], training=training), SIZE)[:1]
     params = model.init(model.config, jax.random.key(0))
     params = jax.tree.map(lambda leaf: 4 * leaf, params)
-    options = {"context": 4, "dtype": jnp.float32, "seed": 0}
+    options = {"context": 3, "dtype": jnp.float32, "seed": 0}
     found = sampling.write(model, params, TOY, 20, temperature=1e-4, **options)
     apply = jax.jit(lambda tokens: model.apply(model.config, params, tokens))
     written = [int(TOY.validation[0])]  # the toy text has no line break to start from
     for _ in range(20):
-        logits = apply(jnp.asarray([written[-4:]], jnp.int32))
+        logits = apply(jnp.asarray([written[-3:]], jnp.int32))
         written.append(int(jnp.argmax(logits[0, -1])))
     assert found == TOY.decode(np.array(written[1:]))
     assert len(set(found)) > 2
@@ -272,15 +272,49 @@ def test_a_sample_follows_the_temperature():
 
 
 def test_memory_grows_with_the_depth_and_is_bounded_in_time():
-    (model,) = rows.models(PRESETS["smoke"], SIZE)[:1]
+    (model,) = rows.models(dataclasses.replace(PRESETS["smoke"], rows=("transformer",)), SIZE)
     training = dataclasses.replace(PRESETS["smoke"].training, batch=16, block=32)
-    found = memory.against_depth(model, training, (1,))
-    assert sorted(found) == [1, 2]
+    one, two = (memory.of_a_step(model.deeper(layers), training) for layers in (1, 2))
     # Each layer keeps at least its input, queries, keys, values, weights and hidden activations.
     tokens, width, heads = 16 * 32, 32, 2
-    least = 4 * (tokens * (1 + 3 + 4) * width + 16 * heads * 32 * 32)
-    assert found[2] - found[1] >= least
-    assert memory.against_depth(model, training, (4,), seconds=0.0) == {2: found[2]}
+    assert two - one >= 4 * (tokens * (1 + 3 + 4) * width + 16 * heads * 32 * 32)
+    assert memory.at_other_depths(model, training, (1, 2)) == {1: one}
+    assert memory.at_other_depths(model, training, (1, 4), seconds=-1.0) == {}
+
+
+def test_gates_are_calibrated_before_each_call_from_the_text_alone():
+    """A gate's constant is a function of the text, the seed and the step's number."""
+
+    def init(config, key):
+        return bigram_init(config, key) | {"constant": jnp.zeros((), jnp.float32)}
+
+    def calibrate(config, params, tokens, *, dtype):
+        assert tokens.shape == (step.CALIBRATION, TRAINING.block)
+        return params | {"constant": jnp.mean(tokens.astype(dtype))}
+
+    run = jax.jit(step.steps(BIGRAM._replace(init=init, calibrate=calibrate), TRAINING, 3))
+    state, tokens = step.initial_state(BIGRAM._replace(init=init), TRAINING), jnp.asarray(TOY.train)
+    first, same, later = (
+        float(run(state, tokens, jnp.asarray(number, jnp.int32))[0]["params"]["constant"])
+        for number in (0, 0, 3)
+    )
+    assert first == same != later
+    mean = TOY.train.mean()
+    assert abs(first - mean) < 1.0  # of windows from the text, and no update moved it
+    assert abs(later - mean) < 1.0
+
+
+def test_every_row_has_the_parameters_of_the_transformer():
+    for preset in PRESETS.values():
+        found = rows.models(dataclasses.replace(preset, ablate=True), 65)
+        assert [model.name for model in found] == ["transformer", "bk", "bk-mixer", "bk-attention"]
+        counts = [rows.parameters(model.init, model.config) for model in found]
+        assert max(counts) / min(counts) < 1.01
+        decayed = rows.decayed(
+            jax.eval_shape(lambda m=found[1]: m.init(m.config, jax.random.key(0)))
+        )
+        assert not decayed["layers"]["attention"]["threshold"]
+        assert decayed["layers"]["attention"]["qkv"]
 
 
 def test_hidden_widths_match_a_number_of_parameters():
