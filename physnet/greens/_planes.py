@@ -18,8 +18,10 @@ class Planes(NamedTuple):
     imag: jax.Array
 
 
-def split(value: jax.Array) -> Planes:
+def split(value: jax.Array | Planes) -> Planes:
     """Planes of a complex array, or of a real one with an imaginary part of zeros."""
+    if isinstance(value, Planes):
+        return value
     if jnp.iscomplexobj(value):
         return Planes(value.real, value.imag)
     return Planes(value, jnp.zeros_like(value))

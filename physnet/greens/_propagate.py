@@ -19,17 +19,15 @@ from physnet.greens._chain import (
 )
 from physnet.greens._planes import (
     Planes,
-    add,
     column,
     conjugate,
     join,
     multiply,
     reverse,
-    scale,
     split,
 )
 from physnet.greens._recurrence import affine
-from physnet.greens._riccati import riccati
+from physnet.greens._waves import waves
 
 
 class PropagateState(NamedTuple):
@@ -125,10 +123,12 @@ def propagate(
     _dispatch.choose("greens.propagate", implementation)
     c, x = _with_source(onsite, hopping, energy, source, initial)
     if initial is None:
-        green, amplitude = zero_state(c), None
+        green = zero_state(c)
+        amplitude = column(green)
     else:
         green = state_planes("initial.green", initial.green, c)
-        amplitude = _channels(initial.amplitude, c)
+        amplitude = _checks.inexact("initial.amplitude", initial.amplitude)
+        amplitude = split(_sites_first(amplitude[..., None, :], c))
     y, green = _propagate(c, x, green, amplitude)
     extra = (green,) if return_green else ()
     if return_state:
@@ -166,7 +166,7 @@ def solve(
     return _solve(c, x)
 
 
-def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array]:
+def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array | Planes]:
     onsite = _checks.at_least_1d("onsite", _checks.real("onsite", onsite))
     hopping = _checks.inexact("hopping", hopping)
     source = _checks.inexact("source", source)
@@ -189,45 +189,35 @@ def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array
     return c, _sites_first(source, c)
 
 
-def _sites_first(source: Array, c: Chain) -> Array:
-    """Sources (..., n, d) as (n, *b, d)."""
+def _sites_first(source: Array, c: Chain) -> Array | Planes:
+    """Sources (..., n, d) as (n, d, *b), planes if they are complex."""
     missing = len(c.batch) + 2 - source.ndim
     source = astype(source, c.onsite.dtype).reshape((1,) * missing + source.shape)
-    return jnp.moveaxis(source, (-2, -1), (0, 1))
-
-
-def _channels(amplitude: Array, c: Chain) -> Planes:
-    amplitude = _checks.inexact("initial.amplitude", amplitude)
-    return split(_sites_first(amplitude[..., None, :], c))
+    parts = split(source) if jnp.iscomplexobj(source) else source
+    return jax.tree.map(lambda p: jnp.moveaxis(p, (-2, -1), (0, 1)), parts)
 
 
 @jax.jit
-def _propagate(c: Chain, x: Array, green: Planes, amplitude: Planes | None) -> tuple[Array, Array]:
-    g = riccati(c.onsite, c.weight, c.energy, green)
-    y = _eliminate(c, g, x, amplitude)
+def _propagate(
+    c: Chain, x: Array | Planes, green: Planes, amplitude: Planes
+) -> tuple[Array, Array]:
+    g, y = _waves(c, x, green, amplitude)
     return _to_user(y, c), to_user(g, c)
 
 
 @jax.jit
-def _solve(c: Chain, x: Array) -> Array:
-    g = riccati(c.onsite, c.weight, c.energy, zero_state(c))
-    y = _eliminate(c, g, x, None)
+def _solve(c: Chain, x: Array | Planes) -> Array:
+    start = zero_state(c)
+    g, y = _waves(c, x, start, column(start))
     # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
     after = conjugate(Planes(*(jnp.roll(p, -1, 0) for p in c.link)))
     factor = column(multiply(g, after))
     return _to_user(reverse(affine(reverse(factor), reverse(y))), c)
 
 
-def _eliminate(c: Chain, g: Planes, x: Array, amplitude: Planes | None) -> Planes:
-    """y (n, *batch, d) of the causal elimination."""
-    factor, g = column(multiply(g, c.link)), column(g)
-    source = multiply(g, split(x)) if jnp.iscomplexobj(x) else scale(x, g)
-    if amplitude is not None:
-        entry = multiply(Planes(factor.real[:1], factor.imag[:1]), amplitude)
-        first = add(Planes(source.real[:1], source.imag[:1]), entry)
-        rest = (jnp.broadcast_to(p[1:], (p.shape[0] - 1, *first.real.shape[1:])) for p in source)
-        source = Planes(*(jnp.concatenate(pair) for pair in zip(first, rest, strict=True)))
-    return affine(factor, source)
+def _waves(c: Chain, x: Array | Planes, green: Planes, amplitude: Planes) -> tuple[Planes, Planes]:
+    onsite = jnp.broadcast_to(c.onsite, (c.onsite.shape[0], *c.batch))
+    return waves(onsite, c.link, c.energy, x, green, amplitude)
 
 
 def _to_user(y: Planes, c: Chain) -> Array:

@@ -73,17 +73,17 @@ def affine(factor: Planes, source: Planes) -> Planes:
     return lax.custom_linear_solve(
         lambda y: subtract(y, multiply(factor, shift(y))),
         split(join(source)),
-        solve=lambda _, s: _solve(factor, s, reverse=False),
-        transpose_solve=lambda _, s: _solve(_ahead(conjugate(factor)), s, reverse=True),
+        solve=lambda _, s: plain(factor, s, reverse=False),
+        transpose_solve=lambda _, s: plain(ahead(conjugate(factor)), s, reverse=True),
     )
 
 
-def _ahead(factor: Planes) -> Planes:
+def ahead(factor: Planes) -> Planes:
     """A_{i+1}, what carries y_{i+1} back to site i."""
     return Planes(*(jnp.concatenate([p[1:], p[:1]]) for p in factor))
 
 
-def _solve(factor: Planes, source: Planes, *, reverse: bool) -> Planes:
+def plain(factor: Planes, source: Planes, *, reverse: bool) -> Planes:
     run = _backward if reverse else _forward
     return by_platform(run, source.real.shape[0], factor, source, cpu_chunks=False)
 

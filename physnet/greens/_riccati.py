@@ -26,9 +26,16 @@ def riccati(onsite: jax.Array, weight: jax.Array, energy: Planes, initial: Plane
         g (n, *batch), the batch broadcast; Im g <= 0.
     """
     shape = jnp.broadcast_shapes(onsite.shape, weight.shape, energy.real.shape)
-    # XLA makes one native loop of a single lane; from 64 lanes on a step's vectors are long enough.
-    few = 1 < math.prod(shape[1:]) < 64
+    few = few_lanes(math.prod(shape[1:]))
     return by_platform(_run, shape[0], onsite, weight, energy, initial, cpu_chunks=few)
+
+
+def few_lanes(lanes: int) -> bool:
+    """Whether a CPU gains by chunks of a long chain.
+
+    XLA makes one native loop of a single lane; from 64 lanes on a step's vectors are long enough.
+    """
+    return 1 < lanes < 64
 
 
 @riccati.defjvp

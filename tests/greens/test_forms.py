@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from physnet import greens
-from physnet.greens import _recurrence, _riccati
+from physnet.greens import _recurrence, _riccati, _waves
 from physnet.greens._planes import Planes, join, split
 
 
@@ -51,6 +51,30 @@ def test_chunks_equal_the_plain_recurrence(n, length, reverse):
     for a, s, expected in list(sites)[::step]:
         y = a * y + s
         np.testing.assert_allclose(expected, y, rtol=1e-12, atol=1e-12)
+
+
+def test_waves_together_equal_waves_apart():
+    """One pass (CPUs) and one recursion after the other (accelerators), forward and backward."""
+    rng = np.random.default_rng(2)
+
+    def planes(*shape):
+        return Planes(*(jnp.asarray(0.4 * rng.normal(size=shape)) for _ in range(2)))
+
+    z = Planes(planes(1, 1, 3).real, 1 + planes(1, 1, 3).imag ** 2)
+    chain = planes(40, 2, 3).real, planes(40, 1, 3), z
+    state = planes(1, 1, 3), planes(1, 2, 1, 3)
+    system = planes(40, 2, 3), planes(40, 2, 3), planes(40, 2, 2, 3)
+    right = planes(40, 2, 3), planes(40, 2, 2, 3)
+    for together, apart, operands in [
+        (_waves._together, _waves._apart, (*chain, planes(40, 2, 2, 3), *state)),
+        (_waves._together, _waves._apart, (*chain, planes(40, 2, 2, 3).real, *state)),
+        (_waves._forward_together, _waves._forward_apart, (*system, right)),
+        (_waves._backward_together, _waves._backward_apart, (*system, right)),
+    ]:
+        for one, other in zip(
+            jax.tree.leaves(together(*operands)), jax.tree.leaves(apart(*operands)), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12 * np.abs(other).max())
 
 
 @pytest.mark.parametrize("length", [0, 16])
@@ -114,22 +138,30 @@ def lowered(function, *shape):
 @pytest.mark.parametrize("lanes", [1, 4])  # the plain scan and chunks
 def test_long_chains_compile_in_seconds_and_take_linear_memory(lanes):
     for function in (loss, jax.value_and_grad(loss, (0, 1))):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         program = lowered(function, lanes, 65536).compile()
-        assert time.perf_counter() - start < 3.0
+        # whichever clock other work on the machine has slowed less
+        assert min(time.perf_counter() - start[0], time.process_time() - start[1]) < 3.0
         long = program.memory_analysis().temp_size_in_bytes
         short = lowered(function, lanes, 8192).compile().memory_analysis().temp_size_in_bytes
         assert 4 * short < long < 10 * short  # 8 times the sites
         assert long < 64 * 4 * 65536 * lanes
 
 
-def test_accelerators_get_short_loops():
+def wave_loss(onsite, hopping):
+    source = onsite[:, None]
+    y, psi = (f(onsite, hopping, 1j, source) for f in (greens.propagate, greens.solve))
+    return jnp.sum(jnp.abs(y) ** 2) + jnp.sum(jnp.abs(psi) ** 2)
+
+
+@pytest.mark.parametrize("function", [loss, wave_loss])
+def test_accelerators_get_short_loops(function):
     """No loop over all sites in a program for a GPU; on the CPU a single lane has one."""
     shapes = (
         jax.ShapeDtypeStruct((4096,), jnp.float32),
         jax.ShapeDtypeStruct((4095,), jnp.float32),
     )
-    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    gradient = jax.jit(jax.grad(function, (0, 1)))
     text = {
         platform: jax.export.export(gradient, platforms=[platform])(*shapes).mlir_module()
         for platform in ("cpu", "cuda")

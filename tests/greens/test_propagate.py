@@ -78,6 +78,39 @@ def test_gradients_equal_those_of_the_dense_solve(function, random_chain, invers
         assert np.abs(ours - expected).max() < 1e-10 * np.abs(expected).max()
 
 
+@pytest.mark.slow
+def test_second_order_equals_that_of_the_dense_solve(random_chain, half_line):
+    onsite, hopping, energy = random_chain(5)
+    x, weight = sources(5, (), 2).real, sources(5, (), 2, seed=5)
+
+    def loss(f, onsite, x):
+        return jnp.real(jnp.sum(weight * f(onsite, hopping, energy, x) ** 2))
+
+    def dense(onsite, hopping, energy, x):
+        return half_line(onsite, hopping, energy) @ x.astype(complex)
+
+    ours, expected = (
+        jax.jit(jax.hessian(functools.partial(loss, f), (0, 1)))(onsite, x)
+        for f in (greens.propagate, dense)
+    )
+    for value, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert np.abs(value - other).max() < 1e-10 * np.abs(other).max()
+
+
+@pytest.mark.parametrize("function", [greens.propagate, greens.solve])
+def test_each_argument_alone_has_a_derivative(function, random_chain):
+    """Constants beside it are symbolic zeros in JAX's rules, which not all of them take."""
+    arguments = (*random_chain(8, (2,)), sources(8, (2,)).real)
+    for i, argument in enumerate(arguments):
+
+        def only(value, i=i):
+            return function(*arguments[:i], value, *arguments[i + 1 :])
+
+        gradient = jax.eval_shape(jax.grad(lambda v, f=only: jnp.abs(f(v)).sum()), argument)
+        assert (gradient.shape, gradient.dtype) == (argument.shape, argument.dtype)
+        assert jax.eval_shape(lambda v, f=only: jax.jvp(f, (v,), (v,)), argument)
+
+
 @pytest.mark.parametrize("n", [9, 400])
 def test_later_sites_and_sources_change_no_bit_of_propagate(n, random_chain):
     onsite, hopping, energy = random_chain(n, (2,), (), (2,))
@@ -112,6 +145,12 @@ def test_waves_continue_from_their_state(random_chain):
     np.testing.assert_allclose(jnp.concatenate(parts, -2), whole, rtol=1e-12)
     assert isinstance(state, greens.PropagateState)
     np.testing.assert_array_equal(state.amplitude, parts[-1][:, -1])
+    y, green, again = greens.propagate(
+        onsite, hopping, energy, x, return_green=True, return_state=True
+    )
+    np.testing.assert_array_equal(y, whole)
+    np.testing.assert_allclose(green, greens.left(onsite, hopping, energy), rtol=1e-12)
+    np.testing.assert_allclose(again.green, state.green, rtol=1e-12)
 
 
 def test_a_gradient_flows_through_the_state(random_chain):
