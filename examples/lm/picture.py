@@ -15,7 +15,7 @@ INK, FAINT = "#2b2b2b", "#d9d9d9"
 def draw(results: list[Result]) -> Figure:
     """A panel for each thing that the results hold; there are no empty ones."""
     trained = [result for result in results if result.curve]
-    yardsticks = [result for result in results if not result.curve]
+    yardsticks = [result for result in results if result.parameters is None]
     gated = next((result for result in trained if result.gate is not None), None)
     experts = next((result for result in trained if result.experts), None)
 

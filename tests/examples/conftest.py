@@ -39,7 +39,7 @@ class Job:
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def report(self, folder: Path, *arguments: object) -> dict:

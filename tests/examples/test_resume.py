@@ -106,7 +106,7 @@ def test_kills_at_any_moment_lose_at_most_checkpoint_every_steps(job, unbroken, 
     assert mid_write >= 1, "no kill fell into the writing of a checkpoint"
 
     process = job.start("--directory", tmp_path, *ARGUMENTS)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert 0 <= logged - resumed_at(out) <= EVERY
     resumed = json.loads((tmp_path / "report.json").read_text())

@@ -176,27 +176,29 @@ def test_a_loss_that_is_not_finite_is_an_exit_code(refused, tmp_path):
 
 
 def test_changed_settings_and_damaged_checkpoints(job, refused, smoke, tmp_path):
-    """On a copy of the finished smoke run."""
+    """On a copy of the finished smoke run: nothing is overwritten, and what is redone is equal."""
     report, folder = smoke
-    digest = next(row["digest"] for row in report["rows"] if row["name"] == "transformer")
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     message = refused(*QUICK, "--training.seed", 1, "--directory", tmp_path)
     assert "holds a run with other settings (training.seed was 0, is 1)" in message
 
-    checkpoints = tmp_path / "transformer" / "checkpoints"
-    newest = max(int(path.name) for path in checkpoints.iterdir())
-    largest = max((checkpoints / str(newest)).rglob("*"), key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    largest.write_bytes(data)
-    done = job.run(*QUICK, "--directory", tmp_path)
+    for name in ("transformer", "bk"):
+        newest = tmp_path / name / "checkpoints" / "60"
+        largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
+        data = bytearray(largest.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        largest.write_bytes(data)
+    both = [*QUICK[:2], "--rows", "transformer", "bk", *QUICK[4:], "--directory", tmp_path]
+    done = job.run(*both)
     assert done.returncode == 0, done.stderr
-    assert f"checkpoint {newest} is damaged" in done.stdout
-    assert "resuming after step 40" in done.stdout
-    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert row["digest"] == digest
+    for label in ("plain transformer", "BK-Core"):
+        assert f"{label}: checkpoint 60 is damaged" in done.stdout
+        assert f"{label}: resuming after step 40" in done.stdout
+    digests = {row["name"]: row["digest"] for row in report["rows"]}
+    for row in json.loads((tmp_path / "report.json").read_text())["rows"]:
+        assert row["digest"] == digests[row["name"]]
 
-    for path in checkpoints.rglob("*"):
+    for path in (tmp_path / "transformer" / "checkpoints").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
     message = refused(*QUICK, "--directory", tmp_path)
