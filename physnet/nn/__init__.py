@@ -1,1 +1,7 @@
-"""Layers as pure functions over parameter dicts (`mixer`, `attention`), and thin NNX shells."""
+"""Layers: pure functions over parameter dicts (`mixer`, `attention`), and thin NNX shells."""
+
+from physnet.nn import attention as attention
+from physnet.nn import layers as layers
+from physnet.nn import mixer as mixer
+from physnet.nn._shells import ResolventMixer as ResolventMixer
+from physnet.nn._shells import ScatteringAttention as ScatteringAttention

@@ -81,7 +81,7 @@ def project(
     return Projected(q, k, v)
 
 
-def softened(params: Params, x: Projected, query: Array, key: Array) -> tuple[Projected, float]:
+def softened(params: Params, x: Projected, key_score: Array) -> tuple[Projected, float]:
     """The projections with the soft gate's channel, and the scale of their products.
 
     One more channel, sqrt(D) beta against log s_j, adds beta log s_j to the logits, so that the
@@ -90,16 +90,17 @@ def softened(params: Params, x: Projected, query: Array, key: Array) -> tuple[Pr
     size = x.query.shape[-1]
     if "soft_gate" not in params:
         return x, size**-0.5
-    dtype = x.query.dtype
     slope = params["soft_gate"][None, None] * size**0.5
-    bias = jnp.log(jnp.maximum(key, 1e-6))
-    pad = (
-        lambda part, channel: jnp.concatenate(  # noqa: E731
-            [part, jnp.broadcast_to(channel, part.shape[:-1])[..., None].astype(dtype)], -1
-        )
-    )
-    zero = jnp.zeros((1, 1, 1), dtype)
-    return Projected(pad(x.query, slope), pad(x.key, bias), pad(x.value, zero)), size**-0.5
+    bias = jnp.log(jnp.maximum(key_score, 1e-6))
+    zero = jnp.zeros((1, 1, 1), x.value.dtype)
+    channels = (slope, bias, zero)
+    parts = (_append(part, channel) for part, channel in zip(x, channels, strict=True))
+    return Projected(*parts), size**-0.5
+
+
+def _append(x: Array, channel: Array) -> Array:
+    channel = jnp.broadcast_to(channel, x.shape[:-1])[..., None]
+    return jnp.concatenate([x, channel.astype(x.dtype)], -1)
 
 
 def apply(
@@ -126,7 +127,7 @@ def apply(
     """
     parts = project(params, x, jnp.arange(x.shape[1], dtype=jnp.int32), rotary_base=rotary_base)
     size = parts.value.shape[-1]
-    parts, scale = softened(params, parts, score, score)
+    parts, scale = softened(params, parts, score)
     y = scattering_attention(
         *parts,
         jax.lax.stop_gradient(score),

@@ -1,5 +1,6 @@
 """Small pieces that the layers share: products, norms, rotary positions, dropout."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def rotary(
     """
     half = x.shape[-1] // 2
     wide = accurate(x.dtype)
-    rate = base ** (-jnp.arange(half, dtype=wide) / half)
+    rate = jnp.exp(jnp.arange(half, dtype=wide) * (-math.log(base) / half))
     angle = position.astype(wide)[:, None] * rate[None]
     lead = (1,) * (x.ndim - 3)
     cos, sin = (f(angle).reshape(*lead, -1, 1, half) for f in (jnp.cos, jnp.sin))

@@ -1,4 +1,4 @@
-"""BK-Core: a decoder language model whose Hamiltonian mixes, scores and gates its tokens.
+"""The forward pass and the calibration of BK-Core.
 
 Each block reads a potential from the stream. The chain with that potential is a resolvent mixer
 (an O(T) causal recurrence), and its causal local density of states gates scattering attention:

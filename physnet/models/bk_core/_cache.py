@@ -1,0 +1,242 @@
+"""Decoding with a cache that keeps a token only where the gate could ever let it through.
+
+A head's scores are at most 1, so a token whose score is at most the threshold passes with no
+partner: it lives in the ring of the local band and is dropped when it leaves. The others move
+from the ring to the head's slots.
+
+Shapes: B batch, T new tokens, N heads, D head dimension, R ring (local_window - 1), C slots.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from physnet import _checks, greens
+from physnet.attention import scattering_attention
+from physnet.models.bk_core import _model
+from physnet.models.bk_core._model import BKCoreConfig, Params
+from physnet.nn import attention as gated
+from physnet.nn import mixer
+from physnet.nn.layers import dropout, linear, rms_norm
+
+EMPTY = 2**30  # the position of a place that holds no token: later than every query
+
+
+class Tokens(NamedTuple):
+    """Keys of some tokens, of each head its own."""
+
+    key: jax.Array  # (B, S, N, D)
+    value: jax.Array  # (B, S, N, D)
+    score: jax.Array  # (B, S, N)
+    position: jax.Array  # (B, S, N) int32
+
+
+class LayerCache(NamedTuple):
+    """What one layer keeps; without attention only the mixer's state."""
+
+    state: greens.PropagateState
+    ring: Tokens | None
+    slots: Tokens | None
+    count: jax.Array | None  # (B, N) tokens that were given a slot
+
+
+class Cache(NamedTuple):
+    """The caches of all layers, and the number of tokens behind them."""
+
+    layers: tuple[LayerCache, ...]
+    length: jax.Array  # int32
+
+    @property
+    def capacity(self) -> int:
+        """Slots of a head."""
+        slots = self.layers[0].slots
+        return 0 if slots is None else slots.key.shape[1]
+
+
+def init_cache(
+    config: BKCoreConfig, batch: int, capacity: int, *, dtype: Any = jnp.float32
+) -> Cache:
+    """An empty cache.
+
+    Args:
+        config: the sizes.
+        batch: B.
+        capacity: C, slots of a head. A head that would need more makes the logits NaN.
+        dtype: of keys and values.
+
+    Raises:
+        ValueError: batch < 1 or capacity < 0.
+    """
+    _checks.positive_int("batch", batch)
+    _checks.positive_int("capacity", capacity, minimum=0)
+    channels = config.width // (2 * config.chains) if config.mixer else 0
+    chains = (batch, config.chains)
+    state = greens.PropagateState(
+        jnp.zeros(chains, jnp.complex64), jnp.zeros((*chains, channels), jnp.complex64)
+    )
+    if not config.attention:
+        layer = LayerCache(state, None, None, None)
+    else:
+        ring = _empty(config, batch, max(config.local_window - 1, 0), dtype)
+        slots = _empty(config, batch, capacity, dtype)
+        layer = LayerCache(state, ring, slots, jnp.zeros((batch, config.heads), jnp.int32))
+    return Cache((layer,) * config.layers, jnp.zeros((), jnp.int32))
+
+
+def fit_cache(cache: Cache, capacity: int) -> Cache:
+    """The cache with another number of slots.
+
+    Raises:
+        ValueError: known to hold more tokens than that.
+    """
+    _checks.positive_int("capacity", capacity, minimum=0)
+    layers = []
+    for layer in cache.layers:
+        if layer.slots is None:
+            layers.append(layer)
+            continue
+        known = _checks.concrete(layer.count)
+        if known is not None and known.max(initial=0) > capacity:
+            raise ValueError(
+                f"capacity must be at least the {known.max()} tokens in use, got {capacity}"
+            )
+        more = max(0, capacity - layer.slots.key.shape[1])
+        batch, _, heads, size = layer.slots.key.shape
+        spare = _blank(batch, more, heads, size, layer.slots.key.dtype)
+        slots = jax.tree.map(lambda part: part[:, :capacity], _join(layer.slots, spare))
+        layers.append(layer._replace(slots=slots))
+    return cache._replace(layers=tuple(layers))
+
+
+def extend(
+    config: BKCoreConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    cache: Cache,
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Array, Cache]:
+    """Logits of the tokens behind those in the cache, and the cache with them.
+
+    The same numbers as `apply` on the whole sequence, piece by piece, however it is cut.
+
+    Args:
+        config: the sizes.
+        params: as `init` returns them, gates set by `calibrate`.
+        tokens: (B, T), T >= 1: a prompt, or one token of each sequence.
+        cache: from `init_cache` or an earlier call.
+        dtype: as in `apply`, and that of the cache.
+
+    Returns:
+        Logits (B, T, V) and the new cache. Where a head has run out of slots the sequence's logits
+        are NaN (`fit_cache` gives more); `count` says how many are in use.
+
+    Raises:
+        ValueError, TypeError: As `apply`; ValueError for a cache of another batch size.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> config = BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
+        >>> params = _model.init(config, jax.random.key(0))
+        >>> tokens = jnp.array([[1, 2, 3, 4]])
+        >>> _, cache = extend(config, params, tokens[:, :3], init_cache(config, 1, capacity=8))
+        >>> logits, cache = extend(config, params, tokens[:, 3:], cache)
+        >>> whole = _model.apply(config, params, tokens)
+        >>> bool(jnp.allclose(logits[:, 0], whole[:, 3], atol=1e-5)), int(cache.length)
+        (True, 4)
+    """
+    _model.check_tokens(tokens)
+    batch, time = tokens.shape
+    held = cache.layers[0].state.green.shape[0]
+    if held != batch:
+        raise ValueError(f"tokens must have the cache's batch size {held}, got {tokens.shape}")
+    x = params["token"].astype(dtype)[tokens]
+    position = cache.length + jnp.arange(time, dtype=jnp.int32)
+    silent = dropout(0.0, None)
+    layers, full = [], jnp.zeros((batch,), bool)
+    for index, old in enumerate(cache.layers):
+        layer = _model.layer_params(params, index)
+        h = rms_norm(x, layer["norm_mixer"])
+        mixed = mixer.apply(layer["mixer"], h, state=old.state, groups=config.heads)
+        new = old._replace(state=mixed.state)
+        x = x + mixed.output
+        if config.attention:
+            attended, new = _attend(config, layer["attention"], h, mixed.openness, position, new)
+            x = x + attended
+            full = full | jnp.any(new.count > new.slots.key.shape[1], -1)
+        x = _model.feed_forward(layer, x, silent)
+        layers.append(new)
+    logits = _model.readout(params, x)
+    logits = jnp.where(full[:, None, None], jnp.full_like(logits, jnp.nan), logits)
+    return logits, Cache(tuple(layers), cache.length + time)
+
+
+def _attend(config, params, x, openness, position, cache) -> tuple[jax.Array, LayerCache]:
+    score = gated.score(params, openness)
+    parts = gated.project(params, x, position, rotary_base=config.rotary_base)
+    where = jnp.broadcast_to(position[None, :, None], score.shape)
+    near = _join(cache.ring, Tokens(parts.key, parts.value, score, where))
+    seen = _join(cache.slots, near)
+    size = parts.query.shape[-1]
+    soft, scale = gated.softened(
+        params, gated.Projected(parts.query, seen.key, seen.value), seen.score
+    )
+
+    def head(query, key, value, score, key_score, key_position, threshold):
+        one = lambda array: array[:, :, None]  # noqa: E731
+        return scattering_attention(
+            one(query),
+            one(key),
+            one(value),
+            score,
+            key_score=key_score,
+            threshold=threshold,
+            local_window=config.local_window,
+            query_position=position,
+            key_position=key_position,
+            scale=scale,
+        )[:, :, 0]
+
+    y = jax.vmap(head, in_axes=(2, 2, 2, 2, 2, 2, 0), out_axes=2)(
+        soft.query, soft.key, soft.value, score, seen.score, seen.position, params["threshold"]
+    )
+    leaving = near.score.shape[1] - cache.ring.score.shape[1]
+    out = jax.tree.map(lambda part: part[:, :leaving], near)
+    ring = jax.tree.map(lambda part: part[:, leaving:], near)
+    slots, count = _store(cache.slots, out, cache.count, params["threshold"])
+    y = linear(y[..., :size].reshape(x.shape), params["out"])
+    return y, cache._replace(ring=ring, slots=slots, count=count)
+
+
+def _store(slots: Tokens, out: Tokens, count: jax.Array, threshold: jax.Array):
+    """Slots with those of the leaving tokens that a partner could still let through."""
+    kept = (out.score > threshold[None, None]) & (out.position < EMPTY)
+    order = count[:, None] + jnp.cumsum(kept, axis=1, dtype=jnp.int32) - 1
+    place = jnp.where(kept, order, EMPTY)  # beyond the slots: written nowhere
+
+    def write(slots, values, place):  # of one sequence and head
+        return slots.at[place].set(values, mode="drop")
+
+    heads = jax.vmap(jax.vmap(write, in_axes=1, out_axes=1))
+    slots = jax.tree.map(lambda old, new: heads(old, new, place), slots, out)
+    return slots, count + jnp.sum(kept, axis=1, dtype=jnp.int32)
+
+
+def _empty(config: BKCoreConfig, batch: int, length: int, dtype: Any) -> Tokens:
+    return _blank(batch, length, config.heads, config.width // config.heads, dtype)
+
+
+def _blank(batch: int, length: int, heads: int, size: int, dtype: Any) -> Tokens:
+    shape = (batch, length, heads)
+    return Tokens(
+        jnp.zeros((*shape, size), dtype),
+        jnp.zeros((*shape, size), dtype),
+        jnp.zeros(shape, jnp.float32),
+        jnp.full(shape, EMPTY, jnp.int32),
+    )
+
+
+def _join(first: Tokens, second: Tokens) -> Tokens:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), first, second)

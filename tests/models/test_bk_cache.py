@@ -1,0 +1,106 @@
+"""Cached decoding of BK-Core: the same logits, fewer tokens stored, room that grows."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bk_models import CONFIG, VARIANTS, apply, lively, tokens
+
+from physnet.models import bk_core
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pieces_give_the_logits_of_the_whole(name):
+    config = dataclasses.replace(VARIANTS[name], density=0.3)
+    params = lively(config, sample=tokens(4, 24))
+    row = tokens(2, 24, seed=3)
+    whole = apply(config, params, row)
+    extend = jax.jit(lambda t, c: bk_core.extend(config, params, t, c))
+    for cuts in ((0, 24), (0, 10, 11, 12, 13, 22, 24)):
+        cache, pieces = bk_core.init_cache(config, 2, capacity=24), []
+        for start, stop in itertools.pairwise(cuts):
+            logits, cache = extend(row[:, start:stop], cache)
+            pieces.append(logits)
+        got = jnp.concatenate(pieces, 1)
+        np.testing.assert_allclose(got, whole, atol=1e-5 * max(1, float(jnp.abs(whole).max())))
+        assert int(cache.length) == 24
+
+
+def test_a_token_that_no_partner_lets_through_is_not_stored():
+    config = dataclasses.replace(CONFIG, density=0.3)
+    params = lively(config, sample=tokens(4, 40))
+    row = tokens(2, 40, seed=3)
+    extend = jax.jit(bk_core.extend, static_argnums=0)
+    _, cache = extend(config, params, row, bk_core.init_cache(config, 2, capacity=40))
+    score = apply(config, params, row, return_info=True)[1]["score"]
+    beyond = 40 - (config.local_window - 1)
+    for index, layer in enumerate(cache.layers):
+        threshold = params["layers"]["attention"]["threshold"][index]
+        kept = (score[index] > threshold)[:, :beyond]
+        np.testing.assert_array_equal(layer.count, kept.sum(1))
+        for n in range(config.heads):
+            stored = layer.slots.position[0, : int(layer.count[0, n]), n]
+            np.testing.assert_array_equal(stored, np.flatnonzero(kept[0, :, n]))
+        assert layer.ring.key.shape[1] == config.local_window - 1
+    stored = sum(float(layer.count.mean()) for layer in cache.layers) / config.layers
+    assert stored < 0.9 * beyond
+
+
+def test_too_few_slots_show_as_nan_and_are_refused_where_known(bare_errors):
+    params = bk_core.init(CONFIG, jax.random.key(0))  # uncalibrated: every token is kept
+    row = tokens(1, 12)
+    logits, cache = bk_core.extend(CONFIG, params, row, bk_core.init_cache(CONFIG, 1, capacity=4))
+    assert np.isnan(logits).all()
+    with pytest.raises(ValueError, match="capacity must be at least the 10 tokens in use, got 4"):
+        bk_core.fit_cache(cache, 4)
+    with pytest.raises(ValueError, match=r"cache's batch size 1, got \(2, 12\)"):
+        bk_core.extend(CONFIG, params, tokens(), cache)
+
+
+def greedy(config, params, prompt, count):
+    run = jax.jit(lambda t: apply(config, params, t))
+    row = jnp.pad(prompt, ((0, 0), (0, count)))
+    for t in range(prompt.shape[1], row.shape[1]):
+        row = row.at[:, t].set(jnp.argmax(run(row)[:, t - 1], -1).astype(row.dtype))
+    return row[:, prompt.shape[1] :]
+
+
+@pytest.mark.parametrize("name", ["both", "mixer"])
+def test_greedy_text_is_that_of_the_uncached_model(name):
+    config = VARIANTS[name]
+    params = lively(config, sample=tokens(4, 40))
+    prompt = tokens(2, 5, seed=7)
+    made = bk_core.generate(config, params, prompt, 30, key=jax.random.key(0), temperature=0.0)
+    np.testing.assert_array_equal(made, greedy(config, params, prompt, 30))
+    assert made.dtype == prompt.dtype
+
+
+def test_samples_depend_on_the_key_alone_not_on_how_the_cache_grows(monkeypatch):
+    params = lively(CONFIG)
+    prompt, key = tokens(2, 3), jax.random.key(5)
+
+    def sample(params, key):
+        return bk_core.generate(CONFIG, params, prompt, 20, key=key)
+
+    outside = sample(params, key)
+    inside = jax.jit(sample)(params, key)
+    np.testing.assert_array_equal(outside, inside)
+    monkeypatch.setattr("physnet.models.bk_core._generate._SEGMENT", 4)
+    np.testing.assert_array_equal(sample(params, key), outside)
+    assert not np.array_equal(sample(params, jax.random.key(6)), outside)
+    several = jax.vmap(sample, in_axes=(None, 0))(params, jax.random.split(key, 2))
+    assert several.shape == (2, 2, 20)
+
+
+def test_bad_arguments_of_generate_are_named(bare_errors):
+    params = bk_core.init(CONFIG, jax.random.key(0))
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match=r"at least one token, got \(1, 0\)"):
+        bk_core.generate(CONFIG, params, tokens(1, 0), 3, key=key)
+    with pytest.raises(ValueError, match="count must be >= 1, got 0"):
+        bk_core.generate(CONFIG, params, tokens(), 0, key=key)
+    with pytest.raises(ValueError, match=r"temperature must be >= 0, got -1"):
+        bk_core.generate(CONFIG, params, tokens(), 3, key=key, temperature=-1.0)
