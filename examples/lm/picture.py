@@ -86,7 +86,8 @@ def _gate(axes: Axes, label: str, gate: Gate) -> None:
     share = np.where(causal, gate.kept, 0.0)[..., None]
     shade = np.where(causal[..., None], (1.0 - share) * none + share * every, 1.0)
     axes.imshow(shade, interpolation="nearest", aspect="equal")
-    letters = ["␣" if c == " " else "↵" if c == "\n" else c for c in gate.text]
+    visible = {" ": "␣", "\n": "↵"}
+    letters = [visible.get(c, c if c.isprintable() else "·") for c in gate.text]
     font = {"fontsize": min(8.0, 300.0 / size), "family": "DejaVu Sans Mono"}
     axes.set_xticks(range(size), letters, **font)
     axes.set_yticks(range(size), letters, **font)
