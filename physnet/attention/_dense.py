@@ -5,6 +5,7 @@ O(T S) memory; every derivative of every order by JAX itself.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from physnet.attention._arguments import NO_TOKEN, Pairs, Tensors, accumulator
 
@@ -28,13 +29,13 @@ def pair_mask(pairs: Pairs, *, local_window: int, is_causal: bool) -> jax.Array:
     return mask
 
 
-def unclean(x: Tensors) -> tuple[Tensors, jax.Array, jax.Array]:
+def unclean(x: Tensors, zero: ArrayLike = 0.0) -> tuple[Tensors, jax.Array, jax.Array]:
     """Tensors with non-finite entries zeroed; which queries (B, T, N) and keys (B, S, K) had any.
 
     A zero weight times NaN is NaN: without this a masked token would spoil rows that do not see it.
     """
     finite = [jnp.isfinite(array) for array in x]
-    zeroed = (jnp.where(f, a, jnp.zeros_like(a)) for f, a in zip(finite, x, strict=True))
+    zeroed = (jnp.where(f, a, jnp.asarray(zero, a.dtype)) for f, a in zip(finite, x, strict=True))
     query, key, value = (~jnp.all(f, axis=-1) for f in finite)
     return Tensors(*zeroed), query, key | value
 

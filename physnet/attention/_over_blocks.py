@@ -21,7 +21,11 @@ def attend(
     rules: Rules, size: int, x: Tensors, pairs: Pairs, plans: Plans
 ) -> tuple[jax.Array, jax.Array]:
     """`sparse` for tensors that may hold non-finite entries: who sees one becomes NaN."""
-    x, bad_query, bad_key = unclean(x)
+    # In a shard_map the zero varies over all axes that anything here does: so then do the tensors,
+    # and with them all that the loops carry.
+    leaves = jax.tree.leaves((x, pairs, plans))
+    zero = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.float32) for leaf in leaves)
+    x, bad_query, bad_key = unclean(x, zero)
     spoil = jnp.where(bad_key, jnp.nan, 0).astype(accumulator(x.query.dtype))
     output, lse = sparse(rules, size, x, spoil, pairs, plans)
     output = jnp.where(bad_query[..., None], jnp.nan, output)

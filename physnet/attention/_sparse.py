@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from physnet.attention import _layout, _loops
 from physnet.attention._arguments import Pairs, Tensors, accumulator
@@ -26,7 +25,7 @@ def sparse(
     Args:
         rules: one a pass; no pair may belong to two of them. Static.
         size: slots of a block. Static.
-        x: finite tensors.
+        x: finite tensors; in a shard_map they vary over every axis that anything here varies over.
         spoil: (B, S, K): NaN at a key that makes NaN of every query that sees it, else 0.
         pairs: scores, positions and segments.
         plans: orders of tokens, one a pass.
@@ -34,7 +33,6 @@ def sparse(
     Returns:
         Output (B, T, N, D) in the dtype of the query and lse (B, T, N) in that of the accumulator.
     """
-    x, spoil, pairs, plans = _of_one_type((x, spoil, pairs, plans))
     return _sparse(rules, size, x, spoil, pairs, plans)
 
 
@@ -112,18 +110,3 @@ def _first_order_only_jvp(primals, tangents):
         "attention over blocks has first-order reverse-mode derivatives only; for higher orders "
         "use at most 256 x 256 pairs, which are computed densely"
     )
-
-
-def _of_one_type(tree):
-    """Arrays that all vary over the same axes of a shard_map, as the loops carry their sums."""
-    leaves = jax.tree.leaves(tree)
-    axes = [getattr(jax.typeof(leaf), "vma", frozenset()) for leaf in leaves]
-    common = frozenset().union(*axes)
-    if not common:
-        return tree
-
-    def widen(leaf):
-        missing = tuple(sorted(common - jax.typeof(leaf).vma))
-        return lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(widen, tree)

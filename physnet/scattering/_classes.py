@@ -4,6 +4,9 @@ s_i s_j > tau compares the logarithms' sum: edges that mirror each other, e' = t
 pair of classes pass as a whole or fail as a whole, but for those on the antidiagonal.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,44 +99,36 @@ def class_edges(
     return best_edges(ordered, tau, length, block_size, classes, is_causal)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def best_edges(
     ordered: Array, tau: Array, length: int, block_size: int, classes: int, is_causal: bool
 ) -> Array:
     """`class_edges` of sorted scores, for a single sequence."""
-    root = jnp.sqrt(tau)
-    options = []
-    for half in range(classes // 2):
-        for upper in _upper_edges(ordered, root, half):
-            upper = jnp.maximum(upper, root)
-            lower = tau / jnp.where(upper > 0, upper, 1)
-            for middle in (root[None], root[None][:0]):
-                edges = jnp.concatenate([lower[::-1], middle, upper])
-                unused = classes - 1 - edges.shape[0]
-                if edges.shape[0] and unused >= 0:
-                    options.append(jnp.pad(edges, (0, unused), constant_values=jnp.inf))
-    table = jnp.stack(options)
-    cost = jax.vmap(lambda e: _expected_blocks(e, ordered, tau, length, block_size, is_causal))
-    return table[jnp.argmin(cost(table))]
-
-
-def _upper_edges(ordered: Array, root: Array, half: int) -> list[Array]:
-    """Candidates for the `half` edges above the root, ascending.
-
-    Quantiles without and with the largest score, whose mirror image parts the virtual particles
-    off, and a geometric ladder up to it.
-    """
-    if half == 0:
-        return [ordered[:0]]
+    most = classes // 2  # edges above the root
+    half, step = (np.arange(1, most + 1, dtype=ordered.dtype) for _ in range(2))
+    half, step = np.broadcast_arrays(half[:, None], step[None, :])
+    root, none = jnp.sqrt(tau), jnp.full((most, 1), jnp.inf, ordered.dtype)
+    # Upper edges: quantiles without and with the largest score, whose mirror image parts the
+    # virtual particles off, and a geometric ladder up to it.
     size = ordered.shape[0]
     below = jnp.searchsorted(ordered, root, side="right")
     above = (size - below).astype(ordered.dtype)
-    step = jnp.arange(1, half + 1, dtype=ordered.dtype)
     places = [below + (step / parts * above).astype(below.dtype) for parts in (half + 1, half)]
     ratio = ordered[-1] / jnp.where(root > 0, root, 1)
-    return [
-        *(ordered[jnp.minimum(place, size - 1)] for place in places),
-        root * ratio ** (step / half),
-    ]
+    uppers = [ordered[jnp.minimum(place, size - 1)] for place in places]
+    uppers.append(root * ratio ** (step / half))
+    used: list[Any] = [[1]]
+    options = [jnp.full((1, 2 * most + 1), jnp.inf, ordered.dtype).at[0, 0].set(root)]
+    for upper in uppers:
+        upper = jnp.where(step <= half, jnp.maximum(upper, root), jnp.inf)
+        lower = jnp.where(step <= half, tau / jnp.where(upper > 0, upper, 1), jnp.inf)
+        for middle in (none, jnp.broadcast_to(root, none.shape)):
+            options.append(jnp.sort(jnp.concatenate([lower, middle, upper], axis=1), axis=1))
+            used.append(2 * half[:, 0] + (middle is not none))
+    table = jnp.concatenate(options)[:, : classes - 1]
+    cost = jax.vmap(lambda e: _expected_blocks(e, ordered, tau, length, block_size, is_causal))
+    fits = np.concatenate(used) < classes
+    return table[jnp.argmin(jnp.where(fits, cost(table), jnp.inf))]
 
 
 def _expected_blocks(

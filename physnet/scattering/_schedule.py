@@ -1,6 +1,7 @@
 """Block schedules: an order of tokens in which a product gate leaves whole blocks empty."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -137,33 +138,14 @@ def schedule(
         classes = edges.shape[-1] + 1
     classes = _checks.positive_int("classes", classes, minimum=1 if edges is not None else 2)
 
-    def single(query, key, tau, edges, query_position, key_position=None):
-        if edges is None:
-            pooled = query if key_score is None else jnp.concatenate([query, key])
-            edges = best_edges(jnp.sort(pooled), tau, length, size, classes, is_causal)
-
-        def side(score, position):
-            rank = class_of(score, edges)
-            order = block_order(rank, position, block_size=size, classes=classes)
-            return order, _bounds(order, score, position, size), rank
-
-        query_order, rows, rank = side(query, query_position)
-        key_order, columns = query_order, rows
-        if key_position is None:
-            key_position = query_position
-        else:
-            key_order, columns, rank = side(key, key_position)
-        first, last, full = _ranges(rows, columns, rank, tau, size, classes, is_causal)
-        dense, band = _position_blocks(query_position, key_position, window, size, is_causal)
-        kept = (jnp.sum(last - first).astype(jnp.float32) + band) / dense
-        return query_order, key_order, first, last, full, kept
-
-    run: Any = single
-    axes = (0, 0, 0, None if edges is None else 0, *(0 if p.ndim > 1 else None for p in places))
+    run: Any = functools.partial(_single, size, window, classes, is_causal)
+    arrays = (query, None if key_score is None else key, tau, edges, *places)
+    axes = [0, 0, 0, 0, *(0 if place.ndim > 1 else None for place in places)]
+    axes = [None if x is None else axis for x, axis in zip(arrays, axes, strict=True)]
     for _ in batch:
         run = jax.vmap(run, in_axes=axes)
     return Schedule(
-        *run(query, key, tau, edges, *places),
+        *run(*arrays),
         block_size=size,
         classes=classes,
         local_window=window,
@@ -171,6 +153,32 @@ def schedule(
         query_length=length,
         key_length=span,
     )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _single(size, window, classes, is_causal, query, key, tau, edges, place, key_place=None):
+    """The arrays of a schedule for a single sequence; without a key side it is the query side."""
+    if edges is None:
+        pooled = query if key is None else jnp.concatenate([query, key])
+        edges = best_edges(jnp.sort(pooled), tau, query.shape[0], size, classes, is_causal)
+
+    def side(score, position):
+        rank = class_of(score, edges)
+        order = block_order(rank, position, block_size=size, classes=classes)
+        return order, _bounds(order, score, position, size), rank
+
+    query_order, rows, rank = side(query, place)
+    key_order, columns = query_order, rows
+    if key is None and key_place is None:
+        key_place = place
+    else:
+        key = query if key is None else key
+        key_place = place if key_place is None else key_place
+        key_order, columns, rank = side(key, key_place)
+    first, last, full = _ranges(rows, columns, rank, tau, size, classes, is_causal)
+    dense, band = _position_blocks(place, key_place, window, size, is_causal)
+    kept = (jnp.sum(last - first).astype(jnp.float32) + band) / dense
+    return query_order, key_order, first, last, full, kept
 
 
 def _positions(name: str, value: Any, shape: tuple[int, ...]) -> Any:

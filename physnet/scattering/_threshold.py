@@ -73,6 +73,7 @@ def _digits(density: ArrayLike, known: np.ndarray | None, length: int) -> tuple[
     return high.astype(jnp.uint32), ((exact - high) * 2**_DIGIT).astype(jnp.uint32)
 
 
+@jax.jit
 def _smallest(ordered: Array, high: Array, low: Array) -> Array:
     """Bisection over bit patterns: those of non-negative floats ascend with their values."""
     wide = ordered.dtype == jnp.float64

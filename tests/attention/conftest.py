@@ -54,6 +54,7 @@ class Implementation:
     name: str
     dtypes: tuple[str, ...] = ("float32", "float64", "bfloat16", "float16")
     tolerance: float = 1e-5  # float32, of the largest entry
+    in_blocks: bool = True  # whether a schedule makes a difference
 
     def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
@@ -73,7 +74,7 @@ class Implementation:
 def implementation(request, monkeypatch):
     """Each implementation; "dense" and "blocks" are the two forms of "xla"."""
     if request.param == "dense":
-        return Implementation("xla")
+        return Implementation("xla", in_blocks=False)
     if request.param == "blocks":
         monkeypatch.setattr(_over_blocks, "DENSE_PAIRS", 0)
         monkeypatch.setattr(_over_blocks, "DENSE_QUERIES", 0)
