@@ -13,6 +13,7 @@ from physnet.models import bk_core, transformer
 ABLATIONS = (
     ("bk-mixer", "mixer only", {"attention": False}),
     ("bk-attention", "gated attention only", {"mixer": False}),
+    ("bk-dense", "dense attention only", {"mixer": False, "density": 1.0}),
 )
 
 
@@ -113,7 +114,7 @@ def _transformer(settings: Settings, vocab_size: int) -> Model:
 
 
 def _bk_core(
-    settings: Settings, vocab_size: int, target: int, name: str, label: str, **mechanisms: bool
+    settings: Settings, vocab_size: int, target: int, name: str, label: str, **change: Any
 ) -> Model:
     config = bk_core.BKCoreConfig(
         vocab_size,
@@ -124,8 +125,8 @@ def _bk_core(
         chains=settings.bk.chains,
         density=settings.bk.density,
         local_window=settings.bk.local_window,
-        **mechanisms,
     )
+    config = dataclasses.replace(config, **change)
     config = match_hidden(bk_core.init, config, target)
     rate = settings.bk.learning_rate
     model = Model(name, label, rate, config, bk_core.init, bk_core.apply)

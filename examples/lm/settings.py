@@ -160,7 +160,9 @@ PRESETS: dict[str, Settings] = {
         sizes=Sizes(layers=2, heads=2, width=32),
         bk=BKCore(chains=8, local_window=4),
     ),
-    "cpu": Settings(),
+    "cpu": Settings(
+        transformer=Transformer(learning_rate=4e-3), bk=BKCore(learning_rate=1e-3)
+    ),
     "gpu": Settings(
         preset="gpu",
         training=Training(

@@ -55,23 +55,25 @@ def optimiser(model: Model, training: Training) -> optax.GradientTransformation:
     )
 
 
-def initial_state(model: Model, training: Training) -> dict[str, Any]:
-    params = model.init(model.config, jax.random.key(training.seed))
+def initial_state(model: Model, training: Training, *, seed: Any = None) -> dict[str, Any]:
+    """Parameters and optimiser at the start; `seed` may be traced (None: that of the training)."""
+    params = model.init(model.config, jax.random.key(training.seed if seed is None else seed))
     return {"params": params, "optimiser": optimiser(model, training).init(params)}
 
 
-def steps(model: Model, training: Training, count: int) -> Callable[..., Any]:
+def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> Callable[..., Any]:
     """A function (state, tokens, first) -> (state, metrics) that takes `count` steps.
 
     Gates are calibrated once, before the first of them. Batches, dropout and calibration are
     functions of the seed and the number of the step alone, so that a resumed run sees what an
-    unbroken one sees.
+    unbroken one sees. `seed` may be traced, for ensembles under vmap.
     """
+    seed = training.seed if seed is None else seed
     update = optimiser(model, training).update
     dtype = jnp.dtype(training.dtype)
 
     def run(state: dict[str, Any], tokens: jax.Array, first: jax.Array) -> tuple[Any, Any]:
-        root = jax.random.fold_in(jax.random.key(training.seed), 1)
+        root = jax.random.fold_in(jax.random.key(seed), 1)
 
         def one(state: dict[str, Any], step: jax.Array) -> tuple[Any, Any]:
             data_key, dropout_key = jax.random.split(jax.random.fold_in(root, step))
@@ -85,7 +87,7 @@ def steps(model: Model, training: Training, count: int) -> Callable[..., Any]:
             return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
 
         if model.calibrate is not None:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(training.seed), 2), first)
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), first)
             sample = batch(tokens, key, size=CALIBRATION, block=training.block)[:, :-1]
             params = model.calibrate(model.config, state["params"], sample, dtype=dtype)
             state = state | {"params": params}

@@ -8,13 +8,15 @@ from physnet.attention._dense import unclean
 from physnet.attention._sparse import Plans, Rules, sparse
 
 DENSE_PAIRS = 256 * 256  # so few pairs are computed at once: blocks cannot pay
+ACCELERATOR_PAIRS = 2048 * 2048  # where XLA's loops cost kernel launches
 DENSE_QUERIES = 8  # the logits of so few queries are no larger than the keys
 
 
 def dense_pays(x: Tensors) -> bool:
     """Whether to form all pairs at once."""
     time, span = x.query.shape[1], x.key.shape[1]
-    return time * span <= DENSE_PAIRS or time <= DENSE_QUERIES
+    few = DENSE_PAIRS if jax.default_backend() == "cpu" else ACCELERATOR_PAIRS
+    return time * span <= few or time <= DENSE_QUERIES
 
 
 def attend(
