@@ -1,0 +1,207 @@
+"""Multi-query associative recall: what the gated pairs add to the mixer at a context of 1024.
+
+    python benchmarks/recall.py            # minutes on a GPU
+    python benchmarks/recall.py --quick    # tiny, on any machine
+
+A sequence starts with key-value pairs; later, among filler, each key comes again and the model has
+to name its value. The rows have equal parameters within 1% and see the same sequences at the same
+seed, all seeds in one vmapped program. Prints a table with the paired difference to the mixer alone
+and writes benchmarks/results/recall.json.
+
+The task: Arora et al. 2023, Zoology: Measuring and Improving Recall in Efficient Language Models.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from lm.rows import decayed, match_hidden, parameters
+from lm.step import losses
+
+from physnet.models import bk_core
+
+RESULTS = Path(__file__).parent / "results" / "recall.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Sizes of the task and of its training."""
+
+    context: int = 1024
+    pairs: int = 64
+    keys: int = 128
+    values: int = 64
+    filler: int = 64
+    batch: int = 16
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    tests: int = 256
+
+    @property
+    def vocab_size(self) -> int:
+        return self.filler + self.keys + self.values
+
+
+def sequences(task: Task, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Tokens (batch, context) and the value to name at each place, -1 where there is none."""
+
+    def one(key):
+        parts = jax.random.split(key, 5)
+        keys = task.filler + jax.random.permutation(parts[0], task.keys)[: task.pairs]
+        values = jax.random.randint(parts[1], (task.pairs,), 0, task.values, jnp.int32)
+        values = values + task.filler + task.keys
+        shown = jnp.stack([keys, values], 1).reshape(-1)
+        room = task.context - 2 * task.pairs
+        rest = jax.random.randint(parts[2], (room,), 0, task.filler, jnp.int32)
+        places = jax.random.permutation(parts[3], room)[: task.pairs]
+        rest = rest.at[places].set(keys)
+        wanted = jnp.full((room,), -1, jnp.int32).at[places].set(values)
+        blank = jnp.full((2 * task.pairs,), -1, jnp.int32)
+        return jnp.concatenate([shown, rest]), jnp.concatenate([blank, wanted])
+
+    return jax.vmap(one)(jax.random.split(key, batch))
+
+
+def accuracy(config: bk_core.BKCoreConfig, task: Task, calls: int, call: int) -> Any:
+    """A function of seeds: share of values named right on fresh sequences after each stretch."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, task.learning_rate, task.steps // 20, task.steps, 0.1 * task.learning_rate
+    )
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.99, weight_decay=0.01, mask=decayed),
+    )
+
+    def loss(params, tokens, wanted):
+        nats = losses(bk_core.apply(config, params, tokens), jnp.maximum(wanted, 0))
+        return jnp.sum(jnp.where(wanted >= 0, nats, 0.0)) / (wanted.shape[0] * task.pairs)
+
+    def one(seed):
+        start, data, fresh = jax.random.split(jax.random.key(seed), 3)
+        params = bk_core.init(config, start)
+
+        def step(state, index):
+            params, memory = state
+            batch = sequences(task, jax.random.fold_in(data, index), task.batch)
+            value, gradient = jax.value_and_grad(loss)(params, *batch)
+            updates, memory = optimiser.update(gradient, memory, params)
+            return (optax.apply_updates(params, updates), memory), value
+
+        def right(params):
+            def some(key):
+                tokens, wanted = sequences(task, key, task.batch)
+                logits, info = bk_core.apply(config, params, tokens, return_info=True)
+                hits = (jnp.argmax(logits, -1) == wanted) & (wanted >= 0)
+                return jnp.sum(hits) / (task.batch * task.pairs), info["kept_pairs"]
+
+            keys = jax.random.split(fresh, task.tests // task.batch)
+            hits, kept = jax.lax.map(some, keys)
+            return jnp.mean(hits), jnp.mean(kept)
+
+        def stretch(state, index):
+            params, memory = state
+            sample = sequences(task, jax.random.fold_in(fresh, index), task.batch)[0]
+            params = bk_core.calibrate(config, params, sample)
+            indices = index * call + jnp.arange(call, dtype=jnp.int32)
+            state, values = jax.lax.scan(step, (params, memory), indices)
+            return state, (*right(state[0]), jnp.mean(values))
+
+        state = (params, optimiser.init(params))
+        return jax.lax.scan(stretch, state, jnp.arange(calls, dtype=jnp.int32))[1]
+
+    return jax.jit(jax.vmap(one))
+
+
+def rows(task: Task, width: int) -> dict[str, bk_core.BKCoreConfig]:
+    """The models, of equal size."""
+    full = bk_core.BKCoreConfig(
+        task.vocab_size, layers=2, heads=2, width=width, chains=16, density=0.5, local_window=8
+    )
+    target = parameters(bk_core.init, full)
+    variants = {
+        "mixer only": {"attention": False},
+        "BK-Core, half of the pairs": {},
+        "BK-Core, a quarter": {"density": 0.25},
+        "BK-Core, half, soft gate": {"soft_gate": True},
+    }
+    return {
+        name: match_hidden(bk_core.init, dataclasses.replace(full, **change), target)
+        for name, change in variants.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=Task.steps)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    task, width, call = Task(steps=arguments.steps), 64, 100
+    if arguments.quick:
+        task = Task(context=48, pairs=4, keys=8, values=4, filler=4, batch=4, steps=20, tests=8)
+        width, call = 32, 10
+    models = rows(task, width)
+    seeds = jnp.arange(arguments.seeds, dtype=jnp.int32)
+
+    def build(config):
+        return accuracy(config, task, task.steps // call, call).lower(seeds).compile()
+
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.seeds} seeds, {task}")
+    print(f"{'':30}{'parameters':>11}{'right':>9}{'+-':>8}{'paired':>9}{'+-':>8}{'pairs':>8}")
+    found, base = [], None
+    with ThreadPoolExecutor(8) as pool:
+        for (name, config), program in zip(
+            models.items(), pool.map(build, models.values()), strict=True
+        ):
+            began = time.perf_counter()
+            right, kept, training = (np.asarray(a, np.float64) for a in program(seeds))
+            last = right[:, -1]
+            base = last if base is None else base
+            error = lambda x: float(x.std(ddof=1) / len(x) ** 0.5)  # noqa: E731
+            row = {
+                "name": name,
+                "parameters": parameters(bk_core.init, config),
+                "accuracy": last.tolist(),
+                "mean": float(last.mean()),
+                "standard_error": error(last),
+                "paired_difference": float((last - base).mean()),
+                "paired_standard_error": error(last - base),
+                "kept_pairs": float(kept[:, -1].mean()),
+                "curve": right.mean(0).tolist(),
+                "training": training.mean(0).tolist(),
+                "seconds": time.perf_counter() - began,
+            }
+            found.append(row)
+            print(
+                f"{name:30}{row['parameters']:11}{row['mean']:9.3f}{row['standard_error']:8.3f}"
+                f"{row['paired_difference']:9.3f}{row['paired_standard_error']:8.3f}"
+                f"{row['kept_pairs']:8.1%}  {row['seconds']:.0f} s",
+                flush=True,
+            )
+            result = {
+                "command": "python benchmarks/recall.py" + " --quick" * arguments.quick,
+                "device": jax.devices()[0].device_kind,
+                "versions": {"jax": jax.__version__, "python": platform.python_version()},
+                "task": dataclasses.asdict(task),
+                "rows": found,
+            }
+            arguments.output.parent.mkdir(exist_ok=True)
+            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
