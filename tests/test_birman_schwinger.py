@@ -32,7 +32,7 @@ def test_operator_is_the_dense_one():
     np.testing.assert_allclose(bs.operator(*chain), dense(*chain)[2], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("n", [1, 2, 24, 150])
+@pytest.mark.parametrize("n", [1, 2, 150])
 @pytest.mark.parametrize("eta", [1e-3, 1.0])
 def test_log_determinant_is_that_of_the_dense_operator(n, eta):
     chain = perturbed(n, eta=eta)
@@ -98,7 +98,7 @@ def test_the_shift_integrates_to_the_potential():
     np.testing.assert_allclose((np.asarray(shift) * weight).sum(), potential.sum(), rtol=1e-2)
 
 
-@pytest.mark.parametrize("n", [1, 2, 24, 150])
+@pytest.mark.parametrize("n", [1, 2, 150])
 def test_hilbert_schmidt_norm_is_that_of_the_dense_operator(n):
     for eta in (1e-3, 1.0):
         onsite, hopping, potential, energy = chain = perturbed(n, eta=eta)
@@ -121,39 +121,48 @@ def test_gradient_of_the_norm_equals_that_of_the_dense_operator():
         np.testing.assert_allclose(value, other, rtol=1e-9, atol=1e-11)
 
 
+FUNCTIONS = (bs.operator, bs.log_determinant, bs.spectral_shift, bs.hilbert_schmidt_norm)
+
+
 def test_without_a_potential_all_is_zero_with_finite_gradients():
     onsite, hopping, potential, energy = perturbed(6)
+
+    @jax.jit
+    def everything(potential):
+        return [f(onsite, hopping, potential, energy) for f in FUNCTIONS]
+
+    @jax.jit
+    @jax.grad
+    def slope(potential):
+        return sum(jnp.sum(jnp.abs(x) ** 2) for x in everything(potential))
+
     nothing = jnp.zeros_like(potential)
-    for function in (bs.log_determinant, bs.hilbert_schmidt_norm, bs.operator, bs.spectral_shift):
-        assert np.all(function(onsite, hopping, nothing, energy) == 0)
-        slope = jax.grad(lambda v, f=function: jnp.abs(f(onsite, hopping, v, energy).real.sum()))(
-            nothing.at[2].set(0.1)
-        )
-        assert np.isfinite(slope).all()
+    assert all(np.all(x == 0) for x in everything(nothing))
+    assert np.isfinite(slope(nothing)).all()
+    assert np.isfinite(slope(nothing.at[2].set(0.1))).all()
 
 
 def test_batches_broadcast_and_map():
     chain = perturbed(12, a=(3, 1), b=(2,), v=(3, 1), z=(2,))
     onsite, hopping, potential, energy = chain
-    for function, axes in [
-        (bs.operator, 2),
-        (bs.log_determinant, 0),
-        (bs.spectral_shift, 0),
-        (bs.hilbert_schmidt_norm, 0),
-    ]:
-        whole = function(*chain)
-        assert whole.shape == (3, 2) + (12,) * axes
-        inner = jax.vmap(function, in_axes=(None, 0, None, 0))
-        mapped = jax.jit(jax.vmap(inner, in_axes=(0, None, 0, None)))
-        rows = mapped(onsite[:, 0], hopping, potential[:, 0], energy)
+
+    def everything(*chain):
+        return [f(*chain) for f in FUNCTIONS]
+
+    inner = jax.vmap(everything, in_axes=(None, 0, None, 0))
+    mapped = jax.jit(jax.vmap(inner, in_axes=(0, None, 0, None)))
+    each = mapped(onsite[:, 0], hopping, potential[:, 0], energy)
+    for rows, whole in zip(each, jax.jit(everything)(*chain), strict=True):
         np.testing.assert_allclose(rows, whole, rtol=1e-10, atol=1e-12)
-    many = bs.spectral_shift(onsite[0, 0], hopping[0], potential[:, 0], energy[0])
-    assert many.shape == (3,)
+    shapes = [x.shape for x in jax.eval_shape(everything, *chain)]
+    assert shapes == [(3, 2, 12, 12), (3, 2), (3, 2), (3, 2)]
+    row = jax.eval_shape(bs.spectral_shift, onsite[0, 0], hopping[0], potential[:, 0], energy[0])
+    assert row.shape == (3,)
 
 
 def test_float32_stays_float32_under_x64():
     onsite, hopping, potential, _ = (_single(x) for x in perturbed(8))
-    for function in (bs.operator, bs.log_determinant, bs.spectral_shift, bs.hilbert_schmidt_norm):
+    for function in FUNCTIONS:
         value = jax.eval_shape(lambda *x, f=function: f(*x, 0.1 + 0.1j), onsite, hopping, potential)
         real = function in (bs.spectral_shift, bs.hilbert_schmidt_norm)
         assert value.dtype == (jnp.float32 if real else jnp.complex64)
@@ -163,7 +172,7 @@ def test_float32_stays_float32_under_x64():
 
 def test_bad_input_is_named(bare_errors):
     onsite, hopping, potential, energy = perturbed(6)
-    for function in (bs.operator, bs.log_determinant, bs.spectral_shift, bs.hilbert_schmidt_norm):
+    for function in FUNCTIONS:
         with pytest.raises(ValueError, match=r"potential must have n=6 sites .*got shape \(5,\)"):
             function(onsite, hopping, potential[:5], energy)
         with pytest.raises(ValueError, match="hopping must have 5 bonds"):

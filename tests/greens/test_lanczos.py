@@ -57,18 +57,18 @@ def test_a_short_chain_has_the_first_moments():
 
 def test_no_ghosts_of_converged_levels():
     """Far levels converge first; without reorthogonalisation they come again and take weight."""
-    level = np.concatenate([np.linspace(-1, 1, 396), [4.0, 6.0, -5.0, 9.0]])
-    vector = jnp.ones(400) / 20
+    level = np.concatenate([np.linspace(-1, 1, 146), [4.0, 6.0, -5.0, 9.0]])
+    vector = jnp.ones(150) / 150**0.5
     for dtype, tolerance in ((jnp.float64, 1e-9), (jnp.float32, 2e-3)):
         diagonal = jnp.asarray(level, dtype)
-        a, b = greens.lanczos(lambda v, d=diagonal: d * v, vector.astype(dtype), order=220)
+        a, b = greens.lanczos(lambda v, d=diagonal: d * v, vector.astype(dtype), order=110)
         chain = np.diag(np.asarray(a, float)) + np.diag(np.asarray(b, float), 1)
         found = np.linalg.eigvalsh(chain, UPLO="U")
         assert (found > 3).sum() == 3
         assert (found < -3).sum() == 1
-        energy = np.array([4.0, 6.0, -5.0, 0.2]) + 0.05j
+        energy = np.array([4.0, 6.0, -5.0]) + 0.05j
         ldos = greens.ldos_lanczos(
-            lambda v, d=diagonal: d * v, vector.astype(dtype), energy, order=220
+            lambda v, d=diagonal: d * v, vector.astype(dtype), energy, order=110
         )
         assert ldos.dtype == dtype
         np.testing.assert_allclose(ldos, density(np.diag(level), vector, energy), rtol=tolerance)
