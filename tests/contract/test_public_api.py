@@ -1,0 +1,117 @@
+"""The names that users rely on: there, documented, typed, and nothing else beside them."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+
+import pytest
+
+PUBLIC = {
+    "physnet": "attention birman_schwinger greens models nn scattering",
+    "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos",
+    "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
+    "physnet.scattering": "score pair_gate token_gate head_gate block_gate threshold_for_density "
+    "schedule Schedule",
+    "physnet.attention": "scattering_attention block_sparse_attention",
+    "physnet.nn": "ResolventMixer ScatteringAttention attention layers mixer",
+    "physnet.models.bk_core": "BKCore BKCoreConfig init apply generate",
+    "physnet.models.transformer": "TransformerConfig init apply",
+}
+NAMES = [(module, name) for module, names in PUBLIC.items() for name in names.split()]
+
+# In this order, each at most once.
+SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "References")
+
+FUNCTIONS = [
+    pytest.param(value, id=f"{module}.{name}")
+    for module, name in NAMES
+    if inspect.isfunction(value := getattr(importlib.import_module(module), name))
+]
+functions = pytest.mark.parametrize("function", FUNCTIONS)
+
+
+def _arrays(annotation) -> bool:
+    """Whether an annotation, or a member of a union, is a jaxtyping shape."""
+    members = getattr(annotation, "__args__", ())
+    return hasattr(annotation, "dim_str") or any(_arrays(member) for member in members)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_name_is_there_and_documented(module, name):
+    value = getattr(importlib.import_module(module), name)
+    doc = inspect.getdoc(value)
+    assert doc
+    assert doc.splitlines()[0].rstrip().endswith(".")
+    if inspect.isclass(value):
+        assert value.__doc__  # its own, not a base's
+
+
+@functions
+def test_function_says_what_it_takes_and_returns(function):
+    found = re.findall(rf"^({'|'.join(SECTIONS)}):", inspect.getdoc(function), re.MULTILINE)
+    assert found == sorted(set(found), key=SECTIONS.index)
+    assert "Args" in found
+    assert {"Returns", "Example"} & set(found)
+
+
+@functions
+def test_signature_has_arrays_first_and_options_by_keyword(function):
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not parameter.empty, parameter
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        optional = parameter.default is not parameter.empty
+        assert not optional or parameter.kind is parameter.KEYWORD_ONLY, parameter
+
+
+@functions
+def test_signature_gives_a_shape(function):
+    signature = inspect.signature(function)
+    annotations = [parameter.annotation for parameter in signature.parameters.values()]
+    trees = function.__name__ == "init"  # of parameters, from a config and a key
+    assert trees or any(map(_arrays, annotations))
+
+
+@pytest.mark.parametrize("config", ["bk_core.BKCoreConfig", "transformer.TransformerConfig"])
+def test_configs_are_frozen_and_hashable(config):
+    module, name = config.split(".")
+    make = getattr(importlib.import_module(f"physnet.models.{module}"), name)
+    assert hash(make(vocab_size=65)) == hash(make(vocab_size=65))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make(vocab_size=65).width = 1
+
+
+def test_packages_export_explicitly_and_leak_nothing(modules):
+    packages = [name for name in modules if hasattr(importlib.import_module(name), "__path__")]
+    assert len(packages) >= 7
+    for name in packages:
+        package, tree = importlib.import_module(name), modules[name]
+        exported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+            if alias.asname == alias.name
+        }
+        exported |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        public = {key for key in dir(package) if not key.startswith("_")}
+        public.discard("jaxtyping")  # put there by the import hook of the tests
+        submodules = {key for key in public if f"{name}.{key}" in modules}
+        assert public - submodules == {key for key in exported if key[0] != "_"} - submodules, name
+        assert not hasattr(package, "__all__"), name
+
+
+def test_plain_modules_export_nothing_that_they_import(modules):
+    for name, tree in modules.items():
+        assigned = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+        targets = [t for node in assigned for t in getattr(node, "targets", [node])]
+        assert not any(getattr(t, "id", None) == "__all__" for t in targets), name
+        if hasattr(importlib.import_module(name), "__path__"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                assert "*" not in [alias.name for alias in node.names], name
+                assert all(alias.asname != alias.name for alias in node.names), name
