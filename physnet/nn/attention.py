@@ -68,7 +68,8 @@ def score(params: Params, openness: Float[Array, "B T H"]) -> Float[Array, "B T 
     """A head's score: the mean openness of its chains over the calibrated ceiling, at most 1."""
     heads = params["ceiling"].shape[0]
     mean = jnp.mean(openness.reshape(*openness.shape[:-1], heads, -1), -1)
-    return jnp.minimum(mean / params["ceiling"][None, None], 1.0)
+    ceiling = jax.lax.stop_gradient(params["ceiling"])
+    return jnp.minimum(mean / ceiling[None, None], 1.0)
 
 
 def project(

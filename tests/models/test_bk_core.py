@@ -159,7 +159,7 @@ def test_the_potential_learns_through_the_mixer_or_a_soft_gate_alone():
     assert size(both) > 1e-3
     assert size(hard) == 0
     assert size(soft) > 1e-3
-    for g in (both, hard):
+    for g in (both, hard, soft):
         for name in ("ceiling", "threshold"):
             assert not np.any(g["layers"]["attention"][name])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((both, hard, soft)))

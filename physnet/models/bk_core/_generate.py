@@ -58,7 +58,8 @@ def generate(
     if not temperature >= 0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")
     batch, length = prompt.shape
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, prompt)))
+    given = jax.tree.leaves((params, prompt, key))
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
     cache = _cache.init_cache(config, batch, length + count * traced, dtype=dtype)
     first, cache = _start(config, params, prompt, cache, key, temperature, dtype)
     pieces, made = [first[:, None]], 1
