@@ -5,6 +5,7 @@ O(T S) memory; every derivative of every order by JAX itself.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from physnet.attention._arguments import NO_TOKEN, Pairs, Tensors, accumulator
@@ -34,9 +35,9 @@ def unclean(x: Tensors, zero: ArrayLike = 0.0) -> tuple[Tensors, jax.Array, jax.
 
     A zero weight times NaN is NaN: without this a masked token would spoil rows that do not see it.
     """
-    finite = [jnp.isfinite(array) for array in x]
-    zeroed = (jnp.where(f, a, jnp.asarray(zero, a.dtype)) for f, a in zip(finite, x, strict=True))
-    query, key, value = (~jnp.all(f, axis=-1) for f in finite)
+    zeroed = (jnp.where(jnp.isfinite(a), a, jnp.asarray(zero, a.dtype)) for a in x)
+    # 0 a is NaN where a is not finite, and a sum of NaN is NaN (a maximum on CPU is not always).
+    query, key, value = (jnp.isnan(jnp.sum(lax.stop_gradient(a) * 0, axis=-1)) for a in x)
     return Tensors(*zeroed), query, key | value
 
 

@@ -124,21 +124,42 @@ def operands(x: Tensors, spoil: jax.Array, pairs: Pairs, plan: Plan, size: int) 
     )
 
 
+def heads_in_blocks(array: jax.Array, order: jax.Array, size: int) -> jax.Array:
+    """(R, T, N, ...) as (R, P, N, b, ...) by one gather; empty slots repeat the last token."""
+    row_count, length, heads = array.shape[:3]
+    token = jnp.minimum(order, length - 1).reshape(row_count, -1, 1, size)
+    head = jnp.arange(heads, dtype=jnp.int32).reshape(1, 1, -1, 1)
+    place = (token * heads + head).reshape(row_count, -1)
+    picked = _take(array.reshape(row_count, length * heads, *array.shape[3:]), place)
+    return picked.reshape(row_count, -1, heads, size, *array.shape[3:])
+
+
 def key_blocks(array: jax.Array, plan: Plan, size: int, split: bool) -> jax.Array:
     """(B, S, K, ...) in the key blocks of a pass: (R, Q, K, b, ...)."""
-    blocks = gather(rows(array, array.shape[2], split)[:, :, :, 0], plan.key_order, size)
-    return jnp.moveaxis(blocks, 2, 3)
+    in_rows = rows(array, array.shape[2], split)[:, :, :, 0]
+    return heads_in_blocks(in_rows, plan.key_order, size)
 
 
 def query_blocks(array: jax.Array, key_heads: int, plan: Plan, size: int) -> jax.Array:
     """(B, T, N, ...) in the query blocks of a pass: (R, P, K, G, b, ...)."""
-    split = plan.query_order.shape[0] != array.shape[0]
-    blocks = gather(rows(array, key_heads, split), plan.query_order, size)
-    return jnp.moveaxis(blocks, 2, 4)
+    in_rows = rows(array, key_heads, plan.query_order.shape[0] != array.shape[0])
+    shape = in_rows.shape
+    flat = in_rows.reshape(*shape[:2], shape[2] * shape[3], *shape[4:])
+    blocks = heads_in_blocks(flat, plan.query_order, size)
+    return blocks.reshape(*blocks.shape[:2], *shape[2:4], *blocks.shape[3:])
 
 
 def tokens_of(blocks: jax.Array, order: jax.Array, batch: int, length: int) -> jax.Array:
     """Blocks (R, P, K, G, b, ...) back in the order of tokens (B, T, N, ...)."""
-    slots = jnp.moveaxis(blocks, 4, 2)
-    slots = slots.reshape(slots.shape[0], -1, *slots.shape[3:])
-    return unrows(jax.vmap(lambda s, i: s[i])(slots, place(order, length)), batch)
+    row_count, _, key_heads, group, size, *rest = blocks.shape
+    heads = key_heads * group
+    slot = place(order, length)[:, :, None]
+    head = jnp.arange(heads, dtype=jnp.int32).reshape(1, 1, -1)
+    index = (slot // size * heads + head) * size + slot % size
+    picked = _take(blocks.reshape(row_count, -1, *rest), index.reshape(row_count, -1))
+    return unrows(picked.reshape(row_count, length, key_heads, group, *rest), batch)
+
+
+def _take(array: jax.Array, index: jax.Array) -> jax.Array:
+    """(R, n, ...) at (R, m), all within bounds."""
+    return jax.vmap(lambda x, i: x.at[i].get(mode="promise_in_bounds"))(array, index)

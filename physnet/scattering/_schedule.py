@@ -31,7 +31,8 @@ class Schedule:
         first, last: (..., Q, C) int32: of class c the key blocks first..last-1 can hold a passing
             pair with the query block; the others hold none.
         full: (..., Q, C) int32: in the blocks first..first+full-1 every pair of two tokens passes,
-            so that they need no mask but for empty slots.
+            so that they need no mask but for empty slots. Where heads share the order of their
+            largest score, this holds for that score alone.
         kept_fraction: (...) float32: blocks of these ranges and of the local band, over the blocks
             of dense attention in position order.
         block_size, classes, local_window, is_causal: As given. Static.

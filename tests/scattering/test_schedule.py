@@ -116,7 +116,8 @@ def test_a_product_gate_pays(fitted):
     edges = None
     if not fitted:
         edges = scattering.class_edges(jnp.asarray(lognormal(16384, seed=9)), tau, length=16384)
-        assert edges.shape == (15,)
+        assert bool(jnp.isfinite(edges).all())
+        assert edges.size < 16
     plan = jax.jit(lambda s, tau: scattering.schedule(s, tau, edges=edges))(s, tau)
     assert 0.25 < float(plan.kept_fraction) < (0.38 if fitted else 0.395)
 
