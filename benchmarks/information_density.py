@@ -1,0 +1,398 @@
+"""Is the causal local density of states, as a token's score, a density of information?
+
+    python benchmarks/information_density.py            # about a minute on a large GPU
+    python benchmarks/information_density.py --quick    # a tiny model, no download
+
+In models trained with dense attention (BK-Core with its mixer, and attention alone, whose chains
+then get no gradient) and on held-out text: the rank correlation of the score with the attention
+that a token receives and with the gradient that arrives at it, beside controls; and the loss when
+half the tokens are hidden from attention but for the local band. If low-score tokens carry little
+information, hiding them must hurt least. Prints the numbers and the verdict, writes
+benchmarks/results/information_density.json and docs/pictures/information_density.png.
+"""
+
+import argparse
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from ensemble import (
+    Context,
+    as_bias,
+    band,
+    compile_all,
+    corpora,
+    forward,
+    initial_state,
+    kept,
+    openness,
+    provenance,
+    read_text,
+    spread,
+    step,
+    steps,
+)
+from lm.settings import Training
+from scipy.stats import rankdata
+
+from physnet.models import bk_core
+from physnet.models.bk_core import BKCoreConfig
+from physnet.nn import attention as gated
+from physnet.nn.layers import linear
+
+matplotlib.use("Agg")  # a file, no window
+
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "information_density.json"
+PICTURE = ROOT / "docs" / "pictures" / "information_density.png"
+MODELS = {"with the resolvent mixer": True, "attention alone": False}
+TARGETS = {"received": "attention received", "gradient": "gradient norm"}
+BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "0.6", "#2f855a"
+
+
+class Tokens(NamedTuple):
+    """What is known of each token in each layer, leading axes (L, M, B, T)."""
+
+    score: Any  # (..., N)
+    received: Any  # (..., N), mean weight over the queries that can see it
+    gradient: Any  # (...), norm of the loss's gradient at the layer's input
+    key_norm: Any  # (..., N), of the keys before they are normalised
+
+
+def objective(config: BKCoreConfig, params, windows, key, multiplier):
+    """Nats with every causal pair."""
+    tokens, targets = windows[..., :-1], windows[..., 1:]
+    logits, _ = forward(config, params, tokens, functools.partial(_dense, config), key)
+    nats = jnp.mean(step.losses(logits, targets), (1, 2))
+    return jnp.sum(nats), (nats, jnp.zeros_like(multiplier))
+
+
+def _dense(config: BKCoreConfig, index: int, layer: Any, context: Context) -> jax.Array:
+    members, batch, time = context.h.shape[:3]
+    bias = as_bias(band(time, time))[None, None, None]
+    return jnp.broadcast_to(bias, (members, batch, config.heads, time, time))
+
+
+def observe(config: BKCoreConfig, params: Any, windows: jax.Array) -> Tokens:
+    """The tokens of held-out windows (B, T + 1) in all layers of all members."""
+    members = len(params["norm"])
+    windows = jnp.broadcast_to(windows[None], (members, *windows.shape))
+    tokens, targets = windows[..., :-1], windows[..., 1:]
+
+    def loss(taps: jax.Array) -> tuple[jax.Array, Any]:
+        mask = functools.partial(_dense, config)
+        logits, layers = forward(config, params, tokens, mask, jax.random.key(0), taps=taps)
+        return jnp.sum(step.losses(logits, targets)), layers
+
+    time = tokens.shape[-1]
+    taps = jnp.zeros((config.layers, *tokens.shape, config.width), jnp.float32)
+    gradient, layers = jax.grad(loss, has_aux=True)(taps)
+    viewers = (time - jnp.arange(time, dtype=jnp.float32))[None, None, :, None]
+    score, received, key_norm = [], [], []
+    for index, layer in enumerate(layers):
+        own = jax.tree.map(lambda leaf, i=index: leaf[:, i], params["layers"])
+        score.append(jax.vmap(functools.partial(_score, config))(own, layer.context))
+        received.append(jnp.moveaxis(jnp.sum(layer.weights, -2), -2, -1) / viewers)
+        key_norm.append(jax.vmap(functools.partial(_key_norm, config))(own, layer.context))
+    parts = (score, received, jnp.linalg.norm(gradient, axis=-1), key_norm)
+    return Tokens(*(jnp.stack(p) if isinstance(p, list) else p for p in parts))
+
+
+def _score(config: BKCoreConfig, layer: Any, context: Context) -> jax.Array:
+    return gated.score(layer["attention"], openness(config, layer, context))
+
+
+def _key_norm(config: BKCoreConfig, layer: Any, context: Context) -> jax.Array:
+    key = jnp.split(linear(context.h, layer["attention"]["qkv"]), 3, axis=-1)[1]
+    return jnp.linalg.norm(key.reshape(*key.shape[:-1], config.heads, -1), axis=-1)
+
+
+def hidden_loss(config: BKCoreConfig, params: Any, windows: jax.Array, keep: jax.Array):
+    """Nats (M,) and kept pairs (M,) when keys without `keep` (L, M, B, T, N) show nearby alone."""
+    windows = jnp.broadcast_to(windows[None], (len(params["norm"]), *windows.shape))
+    tokens, targets = windows[..., :-1], windows[..., 1:]
+    time = tokens.shape[-1]
+    near, causal = (band(time, w)[None, None, None] for w in (config.local_window, time))
+
+    def mask(index: int, layer: Any, context: Context) -> jax.Array:
+        shown = jnp.moveaxis(keep[index], -1, -2)[..., None, :]
+        return as_bias((shown | near) & causal)
+
+    logits, layers = forward(config, params, tokens, mask, jax.random.key(0))
+    return jnp.mean(step.losses(logits, targets), (1, 2)), kept(layers)
+
+
+def correlation(x: np.ndarray, y: np.ndarray, *, at_position: bool) -> float:
+    """Spearman's over tokens (B, T); `at_position` ranks a token among those at its own place."""
+    if at_position:
+        x, y = (rankdata(v, axis=0) for v in (x, y))
+        x, y = (v - v.mean(0) for v in (x, y))
+    else:
+        x, y = (rankdata(v.ravel()) for v in (x, y))
+        x, y = (v - v.mean() for v in (x, y))
+    size = np.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum() / size) if size > 0 else float("nan")
+
+
+def predictors(seen: Tokens, windows: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Score and controls, (L, M, B, T, N)."""
+    shape = seen.score.shape
+    tokens = windows[:, :-1]
+    position = np.arange(tokens.shape[1], dtype=np.float64)
+
+    def spreaded(x: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(x[None, None, :, :, None], shape)
+
+    return {
+        "score": seen.score,
+        "random": np.random.default_rng(0).uniform(size=shape),
+        "key norm": seen.key_norm,
+        "earliness": spreaded(np.broadcast_to(-position, tokens.shape)),
+        "frequency": spreaded(counts[tokens]),
+    }
+
+
+def correlations(seen: Tokens, known: dict[str, np.ndarray]) -> list[dict]:
+    """A row for each predictor, target and way to rank: by layer and over all layers."""
+    layers, members, _, _, heads = seen.score.shape
+    gradient = np.broadcast_to(seen.gradient[..., None], seen.score.shape)
+    targets = {"received": seen.received, "gradient": gradient}
+    rows = []
+    for target, y in targets.items():
+        for name, x in known.items():
+            for at_position in (False, True):
+                if name == "earliness" and at_position:
+                    continue  # the same for all tokens at a place
+                found = np.array([
+                    [
+                        np.mean([
+                            correlation(x[l, m, :, :, n], y[l, m, :, :, n], at_position=at_position)
+                            for n in range(heads)
+                        ])
+                        for m in range(members)
+                    ]
+                    for l in range(layers)
+                ])  # fmt: skip
+                mean, error = spread(found.mean(0))
+                by_layer = [spread(values) for values in found]
+                rows.append({
+                    "predictor": name, "target": target, "at_equal_position": at_position,
+                    "mean": mean, "error": error,
+                    "by_layer": [m for m, _ in by_layer],
+                    "by_layer_error": [e for _, e in by_layer],
+                })  # fmt: skip
+    return rows
+
+
+def better_half(importance: np.ndarray) -> np.ndarray:
+    """Whether a token is in the upper half of those at its place, (L, M, B, T, N).
+
+    At every place exactly half go, whatever the measure: all choices keep as many pairs.
+    """
+    tie_break = np.random.default_rng(1).uniform(size=importance.shape)
+    order = np.lexsort((tie_break, importance), axis=2)
+    return np.argsort(order, axis=2) >= importance.shape[2] // 2
+
+
+def hiding(program, params, windows: jax.Array, seen: Tokens, known: dict) -> list[dict]:
+    """Loss above that of the whole, for each choice of the hidden half."""
+    parts = np.split(np.arange(windows.shape[0] * windows.shape[1]), windows.shape[0])
+    choices = {
+        "none": np.full(seen.score.shape, True),
+        "lowest score": better_half(known["score"]),
+        "random": better_half(known["random"]),
+        "highest score": better_half(-known["score"]),
+        "smallest keys": better_half(known["key norm"]),
+        "most frequent": better_half(-known["frequency"]),
+        "least attended": better_half(seen.received),
+    }
+    rows, whole = [], None
+    for name, keep in choices.items():
+        results = [
+            program(params, w, jnp.asarray(keep[:, :, part]))
+            for w, part in zip(windows, parts, strict=True)
+        ]
+        nats = np.mean([np.asarray(n, np.float64) for n, _ in results], 0)
+        whole = nats if whole is None else whole
+        mean, error = spread(nats - whole)
+        rows.append({
+            "hidden": name, "nats": spread(nats)[0], "above_whole": mean,
+            "above_whole_error": error, "above_whole_by_seed": (nats - whole).tolist(),
+            "kept_share": float(np.mean([np.asarray(k).mean() for _, k in results])),
+        })  # fmt: skip
+    return rows
+
+
+def verdict(rows: list[dict]) -> str:
+    """Whether hiding the low scores hurts least, by paired differences over seeds."""
+    cost = {row["hidden"]: np.array(row["above_whole_by_seed"]) for row in rows}
+    low, low_error = spread(cost["random"] - cost["lowest score"])
+    high, high_error = spread(cost["highest score"] - cost["random"])
+    sentence = (
+        f"hiding the lowest scores costs {low:+.4f} +- {low_error:.4f} nats less than hiding "
+        f"random tokens, hiding the highest {high:+.4f} +- {high_error:.4f} more"
+    )
+    if low > 2 * low_error and high > 2 * high_error:
+        return f"a low score means little information: {sentence}"
+    if low < -2 * low_error and high < -2 * high_error:
+        return f"the score is turned around, a low one means much information: {sentence}"
+    return f"the score does not order tokens by information: {sentence}"
+
+
+def show(title: str, found: list[dict], rows: list[dict], sentence: str) -> None:
+    print(
+        f"\n{title}\n{'rank correlation':22} {'with':20} {'all tokens':>19} {'same position':>19}"
+    )
+    for row in found:
+        if row["at_equal_position"]:
+            continue
+        line = f"{row['predictor']:22} {TARGETS[row['target']]:20} {_pm(row)}"
+        for other in found:
+            same = all(other[k] == row[k] for k in ("predictor", "target"))
+            if same and other["at_equal_position"]:
+                layers = " ".join(f"{x:+.2f}" for x in other["by_layer"])
+                line += f" {_pm(other)}   by layer {layers}"
+        print(line)
+    print(f"{'hidden half':22} {'nats':>8} {'above the whole':>19} {'kept pairs':>11}")
+    for row in rows:
+        print(
+            f"{row['hidden']:22} {row['nats']:8.4f} {row['above_whole']:+9.4f} +- "
+            f"{row['above_whole_error']:.4f} {row['kept_share']:10.1%}"
+        )
+    print(sentence)
+
+
+def _pm(row: dict) -> str:
+    return f"{row['mean']:+9.3f} +- {row['error']:.3f}"
+
+
+def draw(report: dict[str, Any], output: Path) -> None:
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"})
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    first = next(iter(MODELS))
+    colors = {"score": BLUE, "key norm": ORANGE, "frequency": GREEN, "random": GREY}
+    for axis, (target, label) in zip(axes, TARGETS.items(), strict=False):
+        for row in report[first]["correlations"]:
+            if row["target"] == target and row["at_equal_position"] and row["predictor"] in colors:
+                layers = np.arange(len(row["by_layer"])) + 1
+                color, name = colors[row["predictor"]], row["predictor"]
+                axis.errorbar(
+                    layers, row["by_layer"], row["by_layer_error"], color=color, label=name,
+                    marker="o", ms=4, capsize=2, lw=1.4,
+                )  # fmt: skip
+        axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+        axis.set(title=f"rank correlation with {label}", xlabel="layer", ylim=(-1, 1))
+        axis.set_xticks(layers)
+    axes[0].legend(frameon=False, ncols=2, loc="lower left")
+    for shift, color, title in zip((-0.19, 0.19), (BLUE, ORANGE), MODELS, strict=True):
+        rows = report[title]["hiding"][1:]
+        place = np.arange(len(rows))[::-1] - shift
+        cost, error = ([row[k] for row in rows] for k in ("above_whole", "above_whole_error"))
+        axes[2].barh(place, cost, 0.36, xerr=error, color=color, label=title, capsize=2)
+    axes[2].set_yticks(np.arange(len(rows))[::-1], [row["hidden"] for row in rows])
+    axes[2].set(title="half of the tokens hidden: nats lost", xlabel="nats above the whole")
+    axes[2].legend(frameon=False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="tiny models, no download")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=corpora.default_cache(), help="of the plays")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    if options.quick:
+        training = Training(
+            steps=4, batch=2, block=32, steps_per_call=2, warmup=1, evaluate_every=2,
+            checkpoint_every=2, evaluation_windows=4,
+        )  # fmt: skip
+        sizes = {"layers": 1, "heads": 2, "width": 16, "chains": 4, "local_window": 4}
+        seeds = 2
+    else:
+        training = Training(
+            steps=options.steps, batch=16, block=256, steps_per_call=50, evaluation_windows=64
+        )
+        sizes = {"layers": 4, "heads": 4, "width": 128, "chains": 16, "local_window": 8}
+        seeds = options.seeds
+    text = read_text(options.cache, quick=options.quick, block=training.block)
+    train = jnp.asarray(text.train)
+    counts = np.bincount(text.train, minlength=len(text.characters)).astype(np.float64)
+    windows = held_out(text, training)
+    sample = step.batch(train, jax.random.key(9), size=training.batch, block=training.block)
+
+    configs, states, functions = {}, {}, {}
+    for title, mixes in MODELS.items():
+        config = BKCoreConfig(len(text.characters), mixer=mixes, density=1.0, **sizes)
+        init = functools.partial(bk_core.init, config)
+        state = initial_state(config, training, init, seeds, 1)
+        keep = jnp.ones((config.layers, seeds, *windows.shape[1:], config.heads), bool)[:, :, :, 1:]
+        loss = functools.partial(objective, config)
+        configs[title], states[title] = config, state
+        one = (state["params"], windows[0])
+        functions |= {
+            title + ": train": (
+                steps(config, training, loss, seeds, rate=0.0),
+                (state, train, jnp.int32(0)),
+            ),
+            title + ": observe": (functools.partial(observe, config), one),
+            title + ": hide": (functools.partial(hidden_loss, config), (*one, keep)),
+            title + ": calibrate": (
+                jax.vmap(functools.partial(bk_core.calibrate, config), in_axes=(0, None)),
+                (state["params"], sample[:, :-1]),
+            ),
+        }
+    programs = compile_all(functions)
+    print(f"compiled after {time.perf_counter() - start:.0f} s", flush=True)
+    report = provenance("information_density", training, seeds) | {
+        "text": text.name,
+        "held_out_tokens": int(windows.shape[0] * windows.shape[1] * training.block),
+    }
+    for title in MODELS:
+        state = states[title]
+        for first in range(0, training.steps, training.steps_per_call):
+            state, nats = programs[title + ": train"](state, train, jnp.int32(first))
+            if not bool(jnp.isfinite(nats).all()):
+                raise SystemExit(f"a loss is not finite within {len(nats)} steps after {first}")
+        params = programs[title + ": calibrate"](state["params"], sample[:, :-1])
+        parts = [programs[title + ": observe"](params, w) for w in windows]
+        seen = jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x], 2), *parts)
+        flat = np.asarray(windows).reshape(-1, windows.shape[-1])
+        known = predictors(seen, flat, counts)
+        found = correlations(seen, known)
+        rows = hiding(programs[title + ": hide"], params, windows, seen, known)
+        sentence = f"{title}: {verdict(rows)}"
+        show(title, found, rows, sentence)
+        report[title] = {"correlations": found, "hiding": rows, "verdict": sentence}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, options.picture)
+    print(f"\n{time.perf_counter() - start:.0f} s; written: {options.output}, {options.picture}")
+
+
+def held_out(text: corpora.Corpus, training: Training) -> jax.Array:
+    """Windows of the held-out text, evenly spread: (parts, batch, T + 1)."""
+    length = training.block + 1
+    parts = training.evaluation_windows // training.batch
+    starts = np.linspace(0, len(text.validation) - length, parts * training.batch).astype(int)
+    windows = text.validation[starts[:, None] + np.arange(length)[None]]
+    return jnp.asarray(windows).reshape(parts, training.batch, length)
+
+
+if __name__ == "__main__":
+    main()
