@@ -4,6 +4,7 @@ Shapes: M members, B batch, T time, W width, N heads, D = W / N, L layers, H cha
 A member's parameters are those of `bk_core.init`; here they carry a leading axis M.
 """
 
+import argparse
 import functools
 import importlib.metadata
 import platform
@@ -32,6 +33,7 @@ from physnet.nn import mixer
 from physnet.nn.layers import linear, rms_norm
 
 LEARNING_RATE = 2e-3
+STEPS_PER_CALL = 50
 
 
 class Context(NamedTuple):
@@ -225,18 +227,31 @@ def compile_all(functions: dict[Any, tuple[Callable, tuple]]) -> dict[Any, Calla
         return dict(zip(functions, pool.map(lambda t: t.compile(), traced), strict=True))
 
 
-# Reports.
+# Commands.
+
+
+def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options that both commands have, and their own."""
+    parser.add_argument("--quick", action="store_true", help="tiny models, no download")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=corpora.default_cache(), help="of the plays")
+    options = parser.parse_args()
+    if options.steps < STEPS_PER_CALL or options.steps % STEPS_PER_CALL:
+        parser.error(f"--steps must be a multiple of {STEPS_PER_CALL}, got {options.steps}")
+    if options.seeds < 2:
+        parser.error(f"--seeds must be at least 2 for a standard error, got {options.seeds}")
+    return options
 
 
 def spread(values: Any) -> tuple[float, float]:
     """Mean and standard error over the last axis."""
     values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return float(values.mean()), float(error)
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def provenance(name: str, training: Training, seeds: int) -> dict[str, Any]:
-    """Where and with what numbers come to be."""
+    """Where and with what the numbers come to be."""
     device = jax.devices()[0]
     return {
         "command": f"python benchmarks/{name}.py --steps {training.steps} --seeds {seeds}",

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from ensemble import (
+    STEPS_PER_CALL,
     Context,
     as_bias,
     band,
@@ -33,6 +34,7 @@ from ensemble import (
     kept,
     openness,
     provenance,
+    read_options,
     read_text,
     spread,
     step,
@@ -299,7 +301,7 @@ def draw(report: dict[str, Any], output: Path) -> None:
         axes[2].barh(place, cost, 0.36, xerr=error, color=color, label=title, capsize=2)
     axes[2].set_yticks(np.arange(len(rows))[::-1], [row["hidden"] for row in rows])
     axes[2].set(title="half of the tokens hidden: nats lost", xlabel="nats above the whole")
-    axes[2].legend(frameon=False)
+    axes[2].legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.4, -0.18))
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -309,13 +311,9 @@ def draw(report: dict[str, Any], output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="tiny models, no download")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", type=Path, default=corpora.default_cache(), help="of the plays")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
-    options = parser.parse_args()
+    options = read_options(parser)
     start = time.perf_counter()
     if options.quick:
         training = Training(
@@ -326,7 +324,11 @@ def main() -> None:
         seeds = 2
     else:
         training = Training(
-            steps=options.steps, batch=16, block=256, steps_per_call=50, evaluation_windows=64
+            steps=options.steps,
+            batch=16,
+            block=256,
+            steps_per_call=STEPS_PER_CALL,
+            evaluation_windows=64,
         )
         sizes = {"layers": 4, "heads": 4, "width": 128, "chains": 16, "local_window": 8}
         seeds = options.seeds

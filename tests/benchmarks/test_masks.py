@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(name: str, *arguments: object) -> str:
-    flags = "--xla_backend_optimization_level=0"  # compiling is all that takes time here
+    flags = "--xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *map(str, arguments)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": ""},
@@ -33,21 +33,19 @@ def run(name: str, *arguments: object) -> str:
 def test_sparsity_measures_every_rule(tmp_path):
     out = run("sparsity", "--output", tmp_path / "r.json")
     report = json.loads((tmp_path / "r.json").read_text())
-    for title in ("with the resolvent mixer", "attention alone"):
-        rows = {row["gate"]: row for row in report[title]}
-        assert len(rows) == 8
-        assert rows["dense"]["kept_share"] == 1.0
-        assert rows["dense"]["above_dense"] == 0.0
-        for name, row in rows.items():
-            assert np.isfinite(row["nats"])
-            assert name in out
-            if name != "antidiagonal blocks":  # as published it sees later queries
-                assert row["leak"] == 0.0, name
-        for name in ("sliding window", "scattering gate", "scattering gate, soft", "random tokens"):
-            assert abs(rows[name]["kept_share"] - 0.4) < 0.06, name
-    chains = 4 * (16 + 2)
-    assert report["attention alone"][5]["extra_parameters"] == chains
-    assert report["with the resolvent mixer"][5]["extra_parameters"] == 0
+    rows = {row["gate"]: row for row in report["with the resolvent mixer"]}
+    assert len(rows) == 8
+    assert rows["dense"]["kept_share"] == 1.0
+    assert rows["dense"]["above_dense"] == 0.0
+    for name, row in rows.items():
+        assert np.isfinite(row["nats"])
+        assert name in out
+        if name != "antidiagonal blocks":  # as published it sees later queries
+            assert row["leak"] == 0.0, name
+    for name in ("sliding window", "scattering gate", "scattering gate, soft", "random tokens"):
+        assert abs(rows[name]["kept_share"] - 0.4) < 0.06, name
+    assert rows["learned L0 mask"]["extra_parameters"] == 2 * (16 + 1)
+    assert rows["scattering gate"]["extra_parameters"] == 0  # its chains are the mixer's
 
 
 @pytest.mark.slow
@@ -73,25 +71,31 @@ def test_the_scattering_row_is_bk_core():
 
     from physnet.models import bk_core
 
+    # Compiling is all that takes time here.
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     config = BKCoreConfig(
         11, layers=2, heads=2, width=16, chains=4, mixer=False, density=0.5, local_window=3
     )
     section = Section(config, Training(), 1, (Row(WINDOW, 1.0), Row(SCATTERING, 0.5)))
-    params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), section.init(jax.random.key(0)))
+    params = jax.tree.map(
+        lambda leaf: jnp.stack([leaf, leaf]), jit(section.init)(jax.random.key(0))
+    )
     windows = jax.random.randint(jax.random.key(1), (3, 25), 0, 11)
     tokens, targets = windows[:, :-1], windows[:, 1:]
-    params = jax.jit(section.calibrate)(params, windows)
-    nats, share = jax.jit(section.evaluate)(params, windows)
+    params = jit(section.calibrate)(params, windows)
+    nats, share = jit(section.evaluate)(params, windows)
 
-    plain = bk_core.init(config, jax.random.split(jax.random.key(0))[0])
-    apply = jax.jit(functools.partial(bk_core.apply, config, return_info=True))
+    plain = jit(functools.partial(bk_core.init, config))(jax.random.split(jax.random.key(0))[0])
+    apply = jit(functools.partial(bk_core.apply, config, return_info=True))
     logits, _ = apply(plain, tokens)
     np.testing.assert_allclose(nats[0], step.losses(logits, targets), atol=1e-5)
-    calibrated = jax.jit(functools.partial(bk_core.calibrate, config))(plain, tokens)
+    calibrated = jit(functools.partial(bk_core.calibrate, config))(plain, tokens)
     logits, info = apply(calibrated, tokens)
     np.testing.assert_allclose(nats[1], step.losses(logits, targets), atol=1e-5)
     np.testing.assert_allclose(share, [1.0, info["kept_pairs"]], atol=1e-6)
     assert 0.4 < float(share[1]) < 0.5
+    own = bk_core.init(config, jax.random.key(0))["layers"]["mixer"]
+    assert SCATTERING.parameters(config) == sum(leaf.size for leaf in jax.tree.leaves(own))
 
 
 def test_antidiagonal_scores_against_loops_and_who_sees_later_queries():
