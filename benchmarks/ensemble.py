@@ -241,6 +241,8 @@ def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
         parser.error(f"--steps must be a multiple of {STEPS_PER_CALL}, got {options.steps}")
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2 for a standard error, got {options.seeds}")
+    if options.quick and options.output == parser.get_default("output"):
+        options.output = Path(f"quick-{options.output.name}")  # not over what was measured
     return options
 
 

@@ -315,6 +315,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = read_options(parser)
     start = time.perf_counter()
+    if options.quick and options.picture == PICTURE:
+        options.picture = Path(f"quick-{PICTURE.name}")
     if options.quick:
         training = Training(
             steps=4, batch=2, block=32, steps_per_call=2, warmup=1, evaluate_every=2,
