@@ -3,3 +3,6 @@
 Each module holds a frozen config, `init(config, key) -> params` and
 `apply(config, params, tokens) -> logits`.
 """
+
+from physnet.models import bk_core as bk_core
+from physnet.models import transformer as transformer

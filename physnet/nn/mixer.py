@@ -130,21 +130,21 @@ def apply(
     if "source" not in params:
         initial = None if state is None else state.green
         green, last = greens.left(onsite, hopping, energy, initial=initial, return_state=True)
-        state = greens.PropagateState(last, jnp.zeros((*last.shape, 0), last.dtype))
-        return Mixed(jnp.zeros_like(x), _openness(green, eta), state)
+        behind = greens.PropagateState(last, jnp.zeros((*last.shape, 0), last.dtype))
+        return Mixed(jnp.zeros_like(x), _openness(green, eta), behind)
     source = linear(x, params["source"]).astype(jnp.float32)
     if drop is not None:
         source = drop(source, 1)
     source = source.reshape(*source.shape[:-1], heads, -1, 2)
     source = jnp.moveaxis(jax.lax.complex(source[..., 0], source[..., 1]), -2, -3)
-    wave, green, state = greens.propagate(
+    wave, green, behind = greens.propagate(
         onsite, hopping, energy, source, initial=state, return_green=True, return_state=True
     )
     wave = jnp.moveaxis(wave, -3, -2)  # (..., T, H, C)
     wave = jnp.stack([wave.real, wave.imag], -1).reshape(*x.shape[:-1], groups, -1)
     wave = rms_norm(wave).reshape(x.shape) * _row(params["norm"], x.ndim)
     wave = wave.astype(x.dtype) * jax.nn.silu(linear(x, params["gate"]))
-    return Mixed(linear(wave, params["out"]), _openness(green, eta), state)
+    return Mixed(linear(wave, params["out"]), _openness(green, eta), behind)
 
 
 def _openness(green: jax.Array, eta: jax.Array) -> jax.Array:

@@ -163,9 +163,11 @@ def extend(
         new = old._replace(state=mixed.state)
         x = x + mixed.output
         if config.attention:
-            attended, new = _attend(config, layer["attention"], h, mixed.openness, position, new)
+            attended, new, over = _attend(
+                config, layer["attention"], h, mixed.openness, position, new
+            )
             x = x + attended
-            full = full | jnp.any(new.count > new.slots.key.shape[1], -1)
+            full = full | over
         x = _model.feed_forward(layer, x, silent)
         layers.append(new)
     logits = _model.readout(params, x)
@@ -173,10 +175,15 @@ def extend(
     return logits, Cache(tuple(layers), cache.length + time)
 
 
-def _attend(config, params, x, openness, position, cache) -> tuple[jax.Array, LayerCache]:
+def _attend(
+    config, params, x, openness, position, cache
+) -> tuple[jax.Array, LayerCache, jax.Array]:
+    """Output, the new cache, and which sequences (B,) ran out of slots."""
     score = gated.score(params, openness)
     parts = gated.project(params, x, position, rotary_base=config.rotary_base)
     where = jnp.broadcast_to(position[None, :, None], score.shape)
+    assert cache.ring is not None  # an attending layer has both
+    assert cache.slots is not None
     near = _join(cache.ring, Tokens(parts.key, parts.value, score, where))
     seen = _join(cache.slots, near)
     size = parts.query.shape[-1]
@@ -207,7 +214,8 @@ def _attend(config, params, x, openness, position, cache) -> tuple[jax.Array, La
     ring = jax.tree.map(lambda part: part[:, leaving:], near)
     slots, count = _store(cache.slots, out, cache.count, params["threshold"])
     y = linear(y[..., :size].reshape(x.shape), params["out"])
-    return y, cache._replace(ring=ring, slots=slots, count=count)
+    over = jnp.any(count > slots.key.shape[1], axis=-1)
+    return y, cache._replace(ring=ring, slots=slots, count=count), over
 
 
 def _store(slots: Tokens, out: Tokens, count: jax.Array, threshold: jax.Array):

@@ -102,6 +102,7 @@ def init(config: BKCoreConfig, key: jax.Array) -> Params:
 
 def _init_layer(config: BKCoreConfig, key: jax.Array) -> Params:
     width, hidden = config.width, config.hidden
+    assert hidden is not None  # set by __post_init__
     narrow = 0.02 / (2.0 * config.layers) ** 0.5
     keys = jax.random.split(key, 4)
     if config.mixer:
@@ -185,7 +186,7 @@ def apply(
         layer = layer_params(params, index)
         score, y = _tokens_mixed(config, layer, x, _at(drop, SITES * index))
         x = feed_forward(layer, x + y, _at(drop, SITES * index + 4))
-        if return_info and config.attention:
+        if return_info and score is not None:
             kept = _pairs(config, layer, score)
             time = tokens.shape[1]
             shares.append(jnp.mean(jnp.sum(kept, (-1, -2), jnp.float32)) / (time * (time + 1) / 2))

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from physnet.models.bk_core import _generate, _model
-from physnet.nn._module import ParamsModule
+from physnet.nn import ParamsModule
 
 
 class BKCore(ParamsModule):
