@@ -374,8 +374,8 @@ def main() -> None:
         programs = {name: program for (t, name), program in compiled.items() if t == title}
         report[title] = run_section(section, ready[title], programs)
         show(f"{title} ({time.perf_counter() - start:.0f} s)", report[title])
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\nwritten to {options.output}")
 
 
