@@ -14,6 +14,7 @@ The task: Arora et al. 2023, Zoology: Measuring and Improving Recall in Efficien
 
 import argparse
 import dataclasses
+import functools
 import json
 import platform
 import sys
@@ -39,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "recall.json"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Sizes of the task and of its training."""
+    """Sizes of one stage of training."""
 
     context: int = 1024
     pairs: int = 32
@@ -48,13 +49,25 @@ class Task:
     filler: int = 32
     filler_share: float = 0.25
     batch: int = 4
-    steps: int = 800
-    learning_rate: float = 3e-3
-    tests: int = 64
+    steps: int = 300
 
     @property
     def vocab_size(self) -> int:
         return self.filler + self.keys + self.values
+
+
+# Lookups form on short sequences; all rows go through the same stages.
+STAGES = (
+    Task(context=128, pairs=8, batch=32, steps=500),
+    Task(context=256, pairs=16, batch=16, steps=100),
+    Task(),
+)
+QUICK = (
+    Task(context=24, pairs=3, keys=8, values=4, filler=4, batch=4, steps=10),
+    Task(context=48, pairs=4, keys=8, values=4, filler=4, batch=4, steps=10),
+)
+LEARNING_RATE = 1e-3
+TESTS = 64  # sequences of the last stage's kind
 
 
 def sequences(task: Task, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
@@ -80,10 +93,14 @@ def sequences(task: Task, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Ar
     return jax.vmap(one)(jax.random.split(key, batch))
 
 
-def accuracy(config: bk_core.BKCoreConfig, task: Task, calls: int, call: int) -> Any:
-    """A function of seeds: share of values named right on fresh sequences after each stretch."""
+def accuracy(config: bk_core.BKCoreConfig, stages: tuple[Task, ...], call: int) -> Any:
+    """A function of seeds: share of values named right on the last stage's kind of sequences.
+
+    Measured on fresh sequences after every `call` steps; gates are calibrated as often.
+    """
+    steps = sum(task.steps for task in stages)
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, task.learning_rate, task.steps // 20, task.steps, 0.1 * task.learning_rate
+        0.0, LEARNING_RATE, steps // 20, steps, 0.1 * LEARNING_RATE
     )
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -99,34 +116,40 @@ def accuracy(config: bk_core.BKCoreConfig, task: Task, calls: int, call: int) ->
         start, data, fresh = jax.random.split(jax.random.key(seed), 3)
         params = bk_core.init(config, start)
 
-        def step(state, index):
-            params, memory = state
-            batch = sequences(task, jax.random.fold_in(data, index), task.batch)
-            value, gradient = jax.value_and_grad(loss)(params, *batch)
-            updates, memory = optimiser.update(gradient, memory, params)
-            return (optax.apply_updates(params, updates), memory), value
-
         def right(params):
+            task = stages[-1]
+
             def some(key):
                 tokens, wanted = sequences(task, key, task.batch)
                 logits, info = bk_core.apply(config, params, tokens, return_info=True)
-                right = jnp.argmax(logits, -1).astype(wanted.dtype) == wanted
-                return jnp.sum(right) / jnp.sum(wanted >= 0), info["kept_pairs"]
+                hits = jnp.argmax(logits, -1).astype(wanted.dtype) == wanted
+                return jnp.sum(hits) / jnp.sum(wanted >= 0), info["kept_pairs"]
 
-            keys = jax.random.split(fresh, task.tests // task.batch)
-            hits, kept = jax.lax.map(some, keys)
+            hits, kept = jax.lax.map(some, jax.random.split(fresh, TESTS // task.batch))
             return jnp.mean(hits), jnp.mean(kept)
 
-        def stretch(state, index):
+        def stretch(task, state, first):
+            def step(state, index):
+                params, memory = state
+                batch = sequences(task, jax.random.fold_in(data, index), task.batch)
+                value, gradient = jax.value_and_grad(loss)(params, *batch)
+                updates, memory = optimiser.update(gradient, memory, params)
+                return (optax.apply_updates(params, updates), memory), value
+
             params, memory = state
-            sample = sequences(task, jax.random.fold_in(fresh, index), task.batch)[0]
+            sample = sequences(task, jax.random.fold_in(fresh, first), task.batch)[0]
             params = bk_core.calibrate(config, params, sample)
-            indices = index * call + jnp.arange(call, dtype=jnp.int32)
+            indices = first + jnp.arange(call, dtype=jnp.int32)
             state, values = jax.lax.scan(step, (params, memory), indices)
             return state, (*right(state[0]), jnp.mean(values))
 
-        state = (params, optimiser.init(params))
-        return jax.lax.scan(stretch, state, jnp.arange(calls, dtype=jnp.int32))[1]
+        state, first, found = (params, optimiser.init(params)), 0, []
+        for task in stages:
+            firsts = first + call * jnp.arange(task.steps // call, dtype=jnp.int32)
+            state, measured = jax.lax.scan(functools.partial(stretch, task), state, firsts)
+            found.append(measured)
+            first += task.steps
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
     return jax.jit(jax.vmap(one))
 
@@ -140,7 +163,6 @@ def rows(task: Task, width: int) -> dict[str, bk_core.BKCoreConfig]:
     variants = {
         "mixer only": {"attention": False},
         "BK-Core, half of the pairs": {},
-        "BK-Core, a quarter": {"density": 0.25},
         "BK-Core, half, soft gate": {"soft_gate": True},
     }
     return {
@@ -152,21 +174,18 @@ def rows(task: Task, width: int) -> dict[str, bk_core.BKCoreConfig]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=Task.steps)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    task, width, call = Task(steps=arguments.steps), 64, 50
-    if arguments.quick:
-        task = Task(context=48, pairs=4, keys=8, values=4, filler=4, batch=4, steps=20, tests=8)
-        width, call = 32, 10
-    models = rows(task, width)
+    stages, width, call = (QUICK, 32, 10) if arguments.quick else (STAGES, 64, 50)
+    models = rows(stages[-1], width)
     seeds = jnp.arange(arguments.seeds, dtype=jnp.int32)
 
     def build(config):
-        return accuracy(config, task, task.steps // call, call).lower(seeds).compile()
+        return accuracy(config, stages, call).lower(seeds).compile()
 
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.seeds} seeds, {task}")
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.seeds} seeds")
+    print(stages[-1])
     print(f"{'':30}{'parameters':>11}{'right':>9}{'+-':>8}{'paired':>9}{'+-':>8}{'pairs':>8}")
     found, base = [], None
     with ThreadPoolExecutor(8) as pool:
@@ -202,7 +221,8 @@ def main() -> None:
                 "command": "python benchmarks/recall.py" + " --quick" * arguments.quick,
                 "device": jax.devices()[0].device_kind,
                 "versions": {"jax": jax.__version__, "python": platform.python_version()},
-                "task": dataclasses.asdict(task),
+                "learning_rate": LEARNING_RATE,
+                "stages": [dataclasses.asdict(task) for task in stages],
                 "rows": found,
             }
             arguments.output.parent.mkdir(exist_ok=True)
