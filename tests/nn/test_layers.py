@@ -1,0 +1,71 @@
+"""The small pieces: rotary positions, norms, products, dropout; and the layers' own errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from physnet.nn import attention, layers, mixer
+
+
+def normal(seed, shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    q, k = normal(0, (1, 3, 8)), normal(1, (1, 3, 8))
+    place = lambda x, t: layers.rotary(x, jnp.array([t], jnp.int32))  # noqa: E731
+    one = jnp.sum(place(q, 11) * place(k, 4), -1)
+    other = jnp.sum(place(q, 107) * place(k, 100), -1)
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+    assert not np.allclose(one, jnp.sum(place(q, 11) * place(k, 5), -1), rtol=1e-3)
+    np.testing.assert_array_equal(place(q, 0), q)
+    np.testing.assert_allclose(jnp.linalg.norm(place(q, 9)), jnp.linalg.norm(q), rtol=1e-6)
+
+
+def test_rotary_turns_each_pair_by_its_own_rate():
+    x = normal(0, (2, 1, 6))
+    wave = np.asarray(x[..., :3], np.float64) + 1j * np.asarray(x[..., 3:], np.float64)
+    turn = np.exp(1j * np.arange(2)[:, None, None] * 50.0 ** (-np.arange(3) / 3))
+    expected = np.concatenate([(wave * turn).real, (wave * turn).imag], -1)
+    got = layers.rotary(x, jnp.arange(2, dtype=jnp.int32), base=50.0)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_rms_norm_and_linear_against_numpy():
+    x, w = normal(0, (2, 5, 4)), normal(1, (4, 3))
+    wide = np.asarray(x, np.float64)
+    scale = jnp.arange(1.0, 5.0, dtype=jnp.float32)
+    expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * np.arange(1, 5)
+    np.testing.assert_allclose(layers.rms_norm(x, scale), expected, rtol=1e-5)
+    np.testing.assert_allclose(layers.linear(x, w), wide @ np.asarray(w, np.float64), atol=1e-5)
+    assert layers.rms_norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    assert np.isfinite(jax.grad(lambda x: layers.rms_norm(x).sum())(jnp.zeros((4,)))).all()
+
+
+def test_dropout_keeps_the_mean_and_its_sites_are_independent():
+    x = jnp.ones((400, 50), jnp.float32)
+    drop = layers.dropout(0.25, jax.random.key(0))
+    one, other = drop(x, 0), drop(x, 1)
+    np.testing.assert_allclose(one.mean(), 1.0, atol=0.02)
+    assert set(np.unique(one)) == {0.0, np.float32(1 / 0.75)}
+    assert abs(np.corrcoef(np.ravel(one), np.ravel(other))[0, 1]) < 0.03
+    np.testing.assert_array_equal(layers.dropout(0.25, None)(x, 0), x)
+
+
+def test_a_mixer_forgets_nothing_but_sees_no_later_token():
+    params = mixer.init(jax.random.key(0), 16, heads=4)
+    run = jax.jit(lambda x: mixer.apply(params, x))
+    x = normal(1, (2, 9, 16))
+    before, after = run(x), run(x.at[:, 5].add(1.0))
+    for one, other in zip(before[:2], after[:2], strict=True):
+        np.testing.assert_array_equal(one[:, :5], other[:, :5])
+        assert np.all(np.any(one[:, 5:] != other[:, 5:], -1))
+    assert 0 <= float(before.openness.min()) <= float(before.openness.max()) <= 1
+
+
+def test_sizes_that_do_not_fit_are_named(bare_errors):
+    with pytest.raises(ValueError, match=r"width must be a multiple of 2 \* heads = 12, got 16"):
+        mixer.init(jax.random.key(0), 16, heads=6)
+    with pytest.raises(ValueError, match=r"width must be a multiple of 2 \* heads = 6, got 16"):
+        attention.init(jax.random.key(0), 16, heads=3)
