@@ -65,8 +65,8 @@ def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> 
     """A function (state, tokens, first) -> (state, metrics) that takes `count` steps.
 
     Gates are calibrated once, before the first of them. Batches, dropout and calibration are
-    functions of the seed and the number of the step alone, so that a resumed run sees what an
-    unbroken one sees. `seed` may be traced, for ensembles under vmap.
+    functions of the seed and of the numbers of the steps in a call, so that a resumed run sees
+    what an unbroken one sees. `seed` may be traced, for ensembles under vmap.
     """
     seed = training.seed if seed is None else seed
     update = optimiser(model, training).update

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from physnet import _checks
+from physnet.models._tokens import check_tokens, embed
 from physnet.nn.layers import accurate, dropout
 
 Params = dict[str, Any]
@@ -131,10 +132,7 @@ def apply(
     References:
         Vaswani et al. 2017, Attention Is All You Need.
     """
-    if tokens.ndim != 2:
-        raise ValueError(f"tokens must have the shape (batch, time), got {tokens.shape}")
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"tokens must be integers, got dtype {tokens.dtype}")
+    check_tokens(tokens)
     time = tokens.shape[1]
     if time > config.context:
         raise ValueError(f"tokens must be at most context={config.context} long, got {time}")
@@ -142,7 +140,7 @@ def apply(
     batch = tokens.shape[0]
     drop = dropout(config.dropout, key)
     embedding = params["token"].astype(dtype)
-    x = embedding[tokens] + params["position"][:time].astype(dtype)[None]
+    x = embed(embedding, tokens, dtype) + params["position"][:time].astype(dtype)[None]
     # One row a token: products of matrices (B T, W) are 1.5x faster on CPU than of (B, T, W).
     x = drop(x.reshape(batch * time, config.width), 0)
     for index in range(config.layers):  # unrolled: 1.3x faster than a scan over the layers on CPU

@@ -3,6 +3,7 @@
 from physnet.nn import attention as attention
 from physnet.nn import layers as layers
 from physnet.nn import mixer as mixer
+from physnet.nn._module import Calibrated as Calibrated
 from physnet.nn._module import ParamsModule as ParamsModule
 from physnet.nn._shells import ResolventMixer as ResolventMixer
 from physnet.nn._shells import ScatteringAttention as ScatteringAttention

@@ -14,6 +14,7 @@ class ResolventMixer(ParamsModule):
         width: W, a multiple of 2 * heads.
         heads: chains.
         learn_hopping: as in `mixer.init`.
+        groups: as in `mixer.apply`; divides the width.
         rngs: Flax random streams; `params` is used.
 
     Example:
@@ -25,17 +26,26 @@ class ResolventMixer(ParamsModule):
     """
 
     def __init__(
-        self, width: int, *, heads: int = 16, learn_hopping: bool = False, rngs: nnx.Rngs
+        self,
+        width: int,
+        *,
+        heads: int = 16,
+        learn_hopping: bool = False,
+        groups: int = 4,
+        rngs: nnx.Rngs,
     ) -> None:
+        if groups < 1 or width % groups:
+            raise ValueError(f"groups must divide the width {width}, got {groups}")
+        self.groups = groups
         key = rngs.params()
         super().__init__(mixer.init(key, width, heads=heads, learn_hopping=learn_hopping))
 
     def __call__(self, x: Float[Array, "B T W"]) -> Float[Array, "B T W"]:
-        return mixer.apply(self.tree(), x).output
+        return mixer.apply(self.tree(), x, groups=self.groups).output
 
     def openness(self, x: Float[Array, "B T W"]) -> Float[Array, "B T H"]:
         """-eta Im gL of each chain, in [0, 1]: what gates a `ScatteringAttention` beside it."""
-        return mixer.apply(self.tree(), x).openness
+        return mixer.apply(self.tree(), x, groups=self.groups).openness
 
 
 class ScatteringAttention(ParamsModule):

@@ -16,6 +16,8 @@ from physnet.nn.layers import linear, rms_norm, rotary
 Params = dict[str, Any]
 
 CEILING_QUANTILE = 0.95
+# The threshold for a density equals a product of the sample. Rounding must not decide that pair.
+OFF_THE_TIE = 1 + 2.0**-12
 
 
 class Projected(NamedTuple):
@@ -65,8 +67,19 @@ def init(
 
 
 def score(params: Params, openness: Float[Array, "B T H"]) -> Float[Array, "B T N"]:
-    """A head's score: the mean openness of its chains over the calibrated ceiling, at most 1."""
-    heads = params["ceiling"].shape[0]
+    """A head's score: the mean openness of its chains over the calibrated ceiling, at most 1.
+
+    Args:
+        params: as `init` returns them; the ceiling gets no gradient.
+        openness: (B, T, H) in [0, 1], H a multiple of the N heads.
+
+    Returns:
+        (B, T, N) in [0, 1].
+
+    Raises:
+        ValueError: H is not a multiple of N.
+    """
+    heads = _heads(params, openness)
     mean = jnp.mean(openness.reshape(*openness.shape[:-1], heads, -1), -1)
     ceiling = jax.lax.stop_gradient(params["ceiling"])
     return jnp.minimum(mean / ceiling[None, None], 1.0)
@@ -75,7 +88,17 @@ def score(params: Params, openness: Float[Array, "B T H"]) -> Float[Array, "B T 
 def project(
     params: Params, x: Float[Array, "B T W"], position: Int[Array, " T"], *, rotary_base: float
 ) -> Projected:
-    """Normalised, rotated queries and keys, and values."""
+    """Normalised, rotated queries and keys, and values.
+
+    Args:
+        params: as `init` returns them.
+        x: (B, T, W).
+        position: (T,) integers.
+        rotary_base: as in `layers.rotary`.
+
+    Returns:
+        `Projected`, each (B, T, N, D).
+    """
     heads = params["ceiling"].shape[0]
     q, k, v = jnp.split(linear(x, params["qkv"]).reshape(*x.shape[:-1], 3 * heads, -1), 3, axis=-2)
     q, k = (rotary(rms_norm(part), position, base=rotary_base) for part in (q, k))
@@ -87,6 +110,14 @@ def softened(params: Params, x: Projected, key_score: Array) -> tuple[Projected,
 
     One more channel, sqrt(D) beta against log s_j, adds beta log s_j to the logits, so that the
     kernel need not know of it.
+
+    Args:
+        params: as `init` returns them; without `soft_gate` nothing is added.
+        x: queries (B, T, N, D), keys and values (B, S, N, D).
+        key_score: s (B, S, N).
+
+    Returns:
+        The projections, with D + 1 channels where there is a soft gate, and the scale 1 / sqrt(D).
     """
     size = x.query.shape[-1]
     if "soft_gate" not in params:
@@ -157,16 +188,31 @@ def calibrate(
 
     Returns:
         The parameters with ceiling and threshold replaced.
+
+    Raises:
+        ValueError: density is outside [0, 1], or H is not a multiple of N.
     """
+    if not 0.0 <= density <= 1.0:
+        raise ValueError(f"density must be in [0, 1], got {density}")
+    heads = _heads(params, openness)
     time = openness.shape[1]
     pairs = time * (time + 1) / 2
     near = min(local_window, time)
     band = near * time - near * (near - 1) / 2
     beyond = min(1.0, max(0.0, density * pairs - band) / max(pairs - band, 1.0))
-    heads = params["ceiling"].shape[0]
     openness = jax.lax.stop_gradient(openness)
     mean = jnp.mean(openness.reshape(-1, heads, openness.shape[-1] // heads), -1)
     ceiling = jnp.maximum(jnp.quantile(mean, CEILING_QUANTILE, axis=0), 1e-6)
     pooled = jnp.minimum(mean / ceiling[None], 1.0).T
-    threshold = scattering.threshold_for_density(pooled, beyond)
+    threshold = scattering.threshold_for_density(pooled, beyond) * OFF_THE_TIE
     return params | {"ceiling": ceiling, "threshold": threshold}
+
+
+def _heads(params: Params, openness: Array) -> int:
+    heads = params["ceiling"].shape[0]
+    if openness.shape[-1] % heads:
+        raise ValueError(
+            f"openness must have a multiple of {heads} heads on its last axis, "
+            f"got shape {openness.shape}"
+        )
+    return heads

@@ -43,6 +43,9 @@ def init(
         learn_hopping: give each chain a hopping of its own; otherwise it is 1, the unit of energy.
         output_deviation: of the projection back to the residual stream.
 
+    Returns:
+        The parameters of `hamiltonian`, and source, gate and out (W, W) and norm (W,).
+
     Raises:
         ValueError: width is not a multiple of 2 H.
     """
@@ -66,7 +69,14 @@ def init(
 def hamiltonian(
     key: jax.Array, width: int, *, heads: int = 16, learn_hopping: bool = False
 ) -> Params:
-    """Parameters of the chains alone: what a gate needs that has no mixer beside it."""
+    """Parameters of the chains alone: what a gate needs that has no mixer beside it.
+
+    Args:
+        key, width, heads, learn_hopping: as in `init`.
+
+    Returns:
+        potential (W, H), potential_bias (H,), log_eta (H,) and, if learned, log_hopping (H,).
+    """
     spread = jnp.linspace(0.0, 1.0, heads, dtype=jnp.float32)
     weight, order = jax.random.split(key)
     params = {
@@ -106,6 +116,10 @@ def apply(
     Returns:
         `Mixed`: output (zeros without a mixer), openness and state.
 
+    Raises:
+        ValueError: an empty sequence, a width other than that of the parameters, or one that
+            `groups` does not divide.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> params = init(jax.random.key(0), 32, heads=4)
@@ -116,6 +130,11 @@ def apply(
         >>> bool(jnp.allclose(jnp.concatenate([first.output, rest]), whole, atol=1e-6))
         True
     """
+    width = params["potential"].shape[0]
+    if x.ndim < 2 or x.shape[-2] == 0 or x.shape[-1] != width:
+        raise ValueError(f"x must have shape (..., T >= 1, {width}), got {x.shape}")
+    if width % groups:
+        raise ValueError(f"groups must divide the width {width}, got {groups}")
     onsite = linear(x, params["potential"]).astype(jnp.float32)
     heads = onsite.shape[-1]
     if drop is not None:

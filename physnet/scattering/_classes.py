@@ -11,14 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from physnet import _checks
 from physnet.scattering._gates import as_score, as_threshold
 
 
-def class_of(score: Array, edges: Array) -> Array:
-    """Number of edges (..., C-1) below each score (..., T): its class in 0..C-1, int32."""
+def class_of(score: Float[Array, "*#b T"], edges: Float[Array, "*#b e"]) -> Int[Array, "*b T"]:
+    """Class of each score: the number of edges below it.
+
+    Args:
+        score: (..., T).
+        edges: (..., C - 1), ascending.
+
+    Returns:
+        (..., T), int32 in 0..C-1.
+
+    Example:
+        >>> class_of(jnp.array([0.1, 0.5, 0.9]), jnp.array([0.2, 0.5])).tolist()
+        [0, 1, 2]
+    """
     return jnp.sum(score[..., :, None] > edges[..., None, :], axis=-1, dtype=jnp.int32)
 
 

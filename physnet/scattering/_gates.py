@@ -10,12 +10,15 @@ from jaxtyping import Array, Bool, Float
 from physnet import _checks
 
 
-def as_score(name: str, score: Array) -> Array:
+def as_score(name: str, score: Float[Array, "..."]) -> Float[Array, "..."]:
     """Scores as every gate takes them: float32 (float64 stays), NaN and negative as 0.
 
     Args:
         name: What an error calls it.
         score: Real floating, any shape.
+
+    Returns:
+        The scores, of the same shape.
 
     Raises:
         TypeError: Another dtype.
@@ -25,8 +28,15 @@ def as_score(name: str, score: Array) -> Array:
     return jnp.where(score > 0, score, jnp.zeros_like(score))
 
 
-def as_threshold(threshold: ArrayLike, dtype: np.dtype) -> Array:
+def as_threshold(threshold: ArrayLike, dtype: np.dtype) -> Float[Array, "..."]:
     """A threshold as every gate takes it: of the dtype of the scores.
+
+    Args:
+        threshold: A number or an array.
+        dtype: Of the scores.
+
+    Returns:
+        An array of that dtype.
 
     Raises:
         ValueError: It is known to be negative or NaN.

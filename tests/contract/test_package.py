@@ -71,7 +71,7 @@ def test_wheel_carries_version_license_and_readme(wheel):
     license_text = archive.read(f"{info}/licenses/LICENSE").decode()
     assert license_text == (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in license_text
-    metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+    metadata = email.message_from_string(archive.read(f"{info}/METADATA").decode())
     assert metadata["Version"] == physnet.__version__ == PROJECT["version"]
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"

@@ -1,4 +1,4 @@
-"""The names that users rely on: there, documented, typed, and nothing else beside them."""
+"""The names that users rely on: there, documented, typed, and no other exports beside them."""
 
 import ast
 import dataclasses
@@ -10,13 +10,16 @@ import pytest
 
 PUBLIC = {
     "physnet": "attention birman_schwinger greens models nn scattering",
-    "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos",
+    "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
+    "recurrence PropagateState",
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
     "physnet.scattering": "score pair_gate token_gate head_gate block_gate threshold_for_density "
-    "schedule Schedule",
+    "schedule Schedule class_edges class_of default_edges block_order as_score as_threshold",
     "physnet.attention": "scattering_attention block_sparse_attention",
-    "physnet.nn": "ResolventMixer ScatteringAttention attention layers mixer",
-    "physnet.models.bk_core": "BKCore BKCoreConfig init apply generate",
+    "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
+    "attention layers mixer",
+    "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
+    "extend init_cache fit_cache Cache LayerCache",
     "physnet.models.transformer": "TransformerConfig init apply",
 }
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names.split()]
@@ -48,6 +51,16 @@ def test_name_is_there_and_documented(module, name):
         assert value.__doc__  # its own, not a base's
 
 
+PACKAGES = [name for name in PUBLIC if name not in ("physnet", "physnet.models.transformer")]
+
+
+@pytest.mark.parametrize("module", [m for m in PACKAGES if m != "physnet.birman_schwinger"])
+def test_exports_are_these_and_no_others(module):
+    source = inspect.getsource(importlib.import_module(module))
+    exported = set(re.findall(r"^from \S+ import (\w+) as \1$", source, re.MULTILINE))
+    assert exported == set(PUBLIC[module].split())
+
+
 @functions
 def test_function_says_what_it_takes_and_returns(function):
     found = re.findall(rf"^({'|'.join(SECTIONS)}):", inspect.getdoc(function), re.MULTILINE)
@@ -71,7 +84,9 @@ def test_signature_has_arrays_first_and_options_by_keyword(function):
 def test_signature_gives_a_shape(function):
     signature = inspect.signature(function)
     annotations = [parameter.annotation for parameter in signature.parameters.values()]
-    trees = function.__name__ == "init"  # of parameters, from a config and a key
+    annotations.append(signature.return_annotation)
+    # Trees of parameters or caches have no one shape.
+    trees = function.__name__ in ("init", "init_cache", "fit_cache")
     assert trees or any(map(_arrays, annotations))
 
 

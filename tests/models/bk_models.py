@@ -38,10 +38,7 @@ def lively(config, seed=0, sample=None):
         moved = [a + b for a, b in zip(leaves, noise, strict=True)]
         return bk_core.calibrate(config, jax.tree.unflatten(tree, moved), sample)
 
-    params = make(jax.random.key(seed), tokens() if sample is None else sample)
-    if config.attention:  # off the product that it equals, so that rounding decides no pair
-        params["layers"]["attention"]["threshold"] *= 1.0003
-    return params
+    return make(jax.random.key(seed), tokens() if sample is None else sample)
 
 
 # Compiled: op by op the small tests would take most of their time.

@@ -105,3 +105,39 @@ def test_bad_arguments_of_generate_are_named(bare_errors):
         bk_core.generate(CONFIG, params, tokens(), 0, key=key)
     with pytest.raises(ValueError, match=r"temperature must be >= 0, got -1"):
         bk_core.generate(CONFIG, params, tokens(), 3, key=key, temperature=-1.0)
+
+
+def test_long_sequences_over_blocks_are_causal_and_decode_alike():
+    config = dataclasses.replace(CONFIG, layers=1, density=0.3)
+    params = lively(config, sample=tokens(2, 300, seed=1))
+    row = tokens(1, 300, seed=2)  # more than 256: attention computes kept blocks only
+    whole = apply(config, params, row)
+    later = apply(config, params, row.at[:, 280:].set(5))
+    np.testing.assert_array_equal(later[:, :280], whole[:, :280])
+    extend = jax.jit(bk_core.extend, static_argnums=0)
+    _, cache = extend(config, params, row[:, :299], bk_core.init_cache(config, 1, capacity=300))
+    last, _ = extend(config, params, row[:, 299:], cache)
+    np.testing.assert_allclose(last[:, 0], whole[:, 299], atol=1e-5 * float(jnp.abs(whole).max()))
+
+
+def test_bfloat16_decodes_near_its_own_forward(bare_errors):
+    params = lively(CONFIG)
+    row = tokens(2, 12, seed=4)
+    whole = apply(CONFIG, params, row, dtype=jnp.bfloat16)
+    cache = bk_core.init_cache(CONFIG, 2, capacity=12, dtype=jnp.bfloat16)
+    _, cache = bk_core.extend(CONFIG, params, row[:, :11], cache, dtype=jnp.bfloat16)
+    last, cache = bk_core.extend(CONFIG, params, row[:, 11:], cache, dtype=jnp.bfloat16)
+    scale = float(jnp.abs(whole).max())
+    assert np.median(np.abs(last[:, 0] - whole[:, 11])) < 0.02 * scale
+    with pytest.raises(ValueError, match="dtype must be the cache's bfloat16, got float32"):
+        bk_core.extend(CONFIG, params, row[:, 11:], cache)
+
+
+def test_nan_logits_are_no_text(bare_errors):
+    params = bk_core.init(CONFIG, jax.random.key(0))
+    broken = params | {"norm": params["norm"] * jnp.nan}
+    with pytest.raises(FloatingPointError, match="token at position 3 are NaN"):
+        bk_core.generate(CONFIG, broken, tokens(1, 3), 4, key=jax.random.key(0))
+    outside = tokens(1, 3).at[0, 1].set(11)  # V = 11
+    with pytest.raises(FloatingPointError, match="token at position 3 are NaN"):
+        bk_core.generate(CONFIG, params, outside, 4, key=jax.random.key(0))

@@ -209,7 +209,8 @@ def test_the_module_trains_and_generates_as_the_functions_do():
     np.testing.assert_array_equal(
         nnx.jit(lambda m: m(tokens()))(model), apply(CONFIG, model.tree(), tokens())
     )
-    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, optax.adamw(1e-2, weight_decay=0.1), wrt=nnx.Param)
+    gate = {n: np.asarray(model.tree()["layers"]["attention"][n]) for n in ("ceiling", "threshold")}
 
     @nnx.jit
     def step(model, optimizer):
@@ -224,6 +225,8 @@ def test_the_module_trains_and_generates_as_the_functions_do():
     with jax.numpy_dtype_promotion("standard"):  # optax mixes counts and rates
         losses = [float(step(model, optimizer)) for _ in range(12)]
     assert losses[-1] < losses[0] - 0.1
+    for name, constant in gate.items():  # neither gradients nor weight decay move them
+        np.testing.assert_array_equal(model.tree()["layers"]["attention"][name], constant)
     made = model.generate(tokens(1, 3), 4, key=jax.random.key(0))
     same = bk_core.generate(CONFIG, model.tree(), tokens(1, 3), 4, key=jax.random.key(0))
     np.testing.assert_array_equal(made, same)
@@ -243,6 +246,15 @@ def test_the_module_trains_and_generates_as_the_functions_do():
 def test_a_bad_config_is_named(change, message, bare_errors):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_a_token_outside_the_vocabulary_shows_as_nan():
+    params = bk_core.init(CONFIG, jax.random.key(0))
+    for wrong in (11, -1):
+        logits = apply(CONFIG, params, tokens().at[0, 5].set(wrong))
+        assert np.isnan(logits[0, 5:]).all()
+        assert np.isfinite(logits[0, :5]).all()
+        assert np.isfinite(logits[1]).all()
 
 
 def test_bad_tokens_are_named(bare_errors):

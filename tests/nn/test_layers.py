@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from physnet.nn import attention, layers, mixer
+from physnet.nn import ResolventMixer, attention, layers, mixer
 
 
 def normal(seed, shape, dtype=jnp.float32):
@@ -69,3 +70,15 @@ def test_sizes_that_do_not_fit_are_named(bare_errors):
         mixer.init(jax.random.key(0), 16, heads=6)
     with pytest.raises(ValueError, match=r"width must be a multiple of 2 \* heads = 6, got 16"):
         attention.init(jax.random.key(0), 16, heads=3)
+    with pytest.raises(ValueError, match="groups must divide the width 6, got 4"):
+        ResolventMixer(6, heads=3, rngs=nnx.Rngs(0))
+    params = mixer.init(jax.random.key(0), 16, heads=4)
+    for shape in ((0, 16), (3, 15)):
+        with pytest.raises(ValueError, match=r"x must have shape \(\.\.\., T >= 1, 16\)"):
+            mixer.apply(params, jnp.ones(shape))
+    gate, openness = attention.init(jax.random.key(0), 16, heads=2), jnp.ones((1, 4, 3))
+    with pytest.raises(ValueError, match=r"multiple of 2 heads on its last axis, got .*4, 3"):
+        attention.score(gate, openness)
+    for density in (-1.0, 2.0, float("nan")):
+        with pytest.raises(ValueError, match=r"density must be in \[0, 1\], got"):
+            attention.calibrate(gate, jnp.ones((1, 4, 4)), density=density, local_window=2)

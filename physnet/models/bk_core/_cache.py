@@ -15,13 +15,14 @@ from jaxtyping import Array, Int
 
 from physnet import _checks, greens
 from physnet.attention import scattering_attention
+from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core import _model
 from physnet.models.bk_core._model import BKCoreConfig, Params
 from physnet.nn import attention as gated
 from physnet.nn import mixer
 from physnet.nn.layers import dropout, linear, rms_norm
 
-EMPTY = 2**30  # the position of a place that holds no token: later than every query
+EMPTY = 2**31 - 1  # the position that attention takes for no token
 
 
 class Tokens(NamedTuple):
@@ -66,6 +67,9 @@ def init_cache(
         capacity: C, slots of a head. A head that would need more makes the logits NaN.
         dtype: of keys and values.
 
+    Returns:
+        A `Cache` of length 0.
+
     Raises:
         ValueError: batch < 1 or capacity < 0.
     """
@@ -87,6 +91,13 @@ def init_cache(
 
 def fit_cache(cache: Cache, capacity: int) -> Cache:
     """The cache with another number of slots.
+
+    Args:
+        cache: from `init_cache` or `extend`.
+        capacity: C, at least the number of slots in use.
+
+    Returns:
+        A `Cache` with the same tokens.
 
     Raises:
         ValueError: known to hold more tokens than that.
@@ -120,7 +131,10 @@ def extend(
 ) -> tuple[Array, Cache]:
     """Logits of the tokens behind those in the cache, and the cache with them.
 
-    The same numbers as `apply` on the whole sequence, piece by piece, however it is cut.
+    The same numbers as `apply` on the whole sequence, piece by piece, however it is cut, to
+    rounding. The gate is hard: a pair whose product of scores is within rounding of the threshold
+    may pass in one way of computing and not in another (`calibrate` keeps the threshold off the
+    products of its sample).
 
     Args:
         config: the sizes.
@@ -134,25 +148,30 @@ def extend(
         are NaN (`fit_cache` gives more); `count` says how many are in use.
 
     Raises:
-        ValueError, TypeError: As `apply`; ValueError for a cache of another batch size.
+        ValueError, TypeError: As `apply`; ValueError for a cache of another batch size or dtype.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> config = BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
-        >>> params = _model.init(config, jax.random.key(0))
+        >>> from physnet.models import bk_core
+        >>> config = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
+        >>> params = bk_core.init(config, jax.random.key(0))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
-        >>> _, cache = extend(config, params, tokens[:, :3], init_cache(config, 1, capacity=8))
-        >>> logits, cache = extend(config, params, tokens[:, 3:], cache)
-        >>> whole = _model.apply(config, params, tokens)
+        >>> cache = bk_core.init_cache(config, 1, capacity=8)
+        >>> _, cache = bk_core.extend(config, params, tokens[:, :3], cache)
+        >>> logits, cache = bk_core.extend(config, params, tokens[:, 3:], cache)
+        >>> whole = bk_core.apply(config, params, tokens)
         >>> bool(jnp.allclose(logits[:, 0], whole[:, 3], atol=1e-5)), int(cache.length)
         (True, 4)
     """
-    _model.check_tokens(tokens)
+    check_tokens(tokens)
     batch, time = tokens.shape
     held = cache.layers[0].state.green.shape[0]
     if held != batch:
         raise ValueError(f"tokens must have the cache's batch size {held}, got {tokens.shape}")
-    x = params["token"].astype(dtype)[tokens]
+    ring = cache.layers[0].ring
+    if ring is not None and ring.key.dtype != dtype:
+        raise ValueError(f"dtype must be the cache's {ring.key.dtype}, got {jnp.dtype(dtype)}")
+    x = embed(params["token"], tokens, dtype)
     position = cache.length + jnp.arange(time, dtype=jnp.int32)
     silent = dropout(0.0, None)
     layers, full = [], jnp.zeros((batch,), bool)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from physnet import _checks
+from physnet.models._tokens import check_tokens
 from physnet.models.bk_core import _cache, _model
 
 _SEGMENT = 64  # tokens between two looks at the cache
@@ -46,15 +47,18 @@ def generate(
     Raises:
         ValueError: an empty prompt, count < 1, or a negative temperature.
         TypeError: tokens are not integers.
+        FloatingPointError: the logits are NaN (outside jit; inside it the tokens from there on
+            are -1).
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> config = _model.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
-        >>> params = _model.init(config, jax.random.key(0))
-        >>> generate(config, params, jnp.array([[1, 2]]), 5, key=jax.random.key(1)).shape
+        >>> from physnet.models import bk_core
+        >>> config = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
+        >>> params = bk_core.init(config, jax.random.key(0))
+        >>> bk_core.generate(config, params, jnp.array([[1, 2]]), 5, key=jax.random.key(1)).shape
         (1, 5)
     """
-    _model.check_tokens(prompt)
+    check_tokens(prompt)
     _checks.positive_int("count", count)
     if not temperature >= 0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")
@@ -64,6 +68,7 @@ def generate(
     cache = _cache.init_cache(config, batch, length + count * traced, dtype=dtype)
     first, cache = _start(config, params, prompt, cache, key, temperature, dtype)
     pieces, made = [first[:, None]], 1
+    _check(pieces[-1], length, traced)
     while made < count:
         steps = count - made if traced else min(_SEGMENT, count - made)
         if not traced and config.attention:
@@ -72,9 +77,17 @@ def generate(
         piece, cache = _go_on(
             config, params, pieces[-1][:, -1], cache, key, steps, temperature, dtype
         )
+        _check(piece, length + made, traced)
         pieces.append(piece)
         made += steps
     return jnp.concatenate(pieces, axis=1).astype(prompt.dtype)
+
+
+def _check(piece: jax.Array, begin: int, traced: bool) -> None:
+    if traced or not bool(jnp.any(piece < 0)):
+        return
+    at = begin + int(np.argmax(np.any(np.asarray(piece) < 0, axis=0)))
+    raise FloatingPointError(f"the logits for the token at position {at} are NaN")
 
 
 def _room(needed: int) -> int:
@@ -101,6 +114,8 @@ def _go_on(config, params, token, cache, key, steps, temperature, dtype):
 
 def _sample(logits: jax.Array, length: jax.Array, key: jax.Array, temperature: float) -> jax.Array:
     if temperature == 0:
-        return jnp.argmax(logits, -1).astype(jnp.int32)
-    key = jax.random.fold_in(key, length)
-    return jax.random.categorical(key, logits / temperature, axis=-1).astype(jnp.int32)
+        token = jnp.argmax(logits, -1)
+    else:
+        key = jax.random.fold_in(key, length)
+        token = jax.random.categorical(key, logits / temperature, axis=-1)
+    return jnp.where(jnp.any(jnp.isnan(logits), -1), -1, token).astype(jnp.int32)

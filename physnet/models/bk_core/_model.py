@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet import _checks, scattering
+from physnet.models._tokens import check_tokens, embed
 from physnet.nn import attention as gated
 from physnet.nn import mixer
 from physnet.nn.layers import Drop, accurate, dropout, linear, rms_norm
@@ -30,7 +31,10 @@ class BKCoreConfig:
 
     `mixer=False` leaves the chain only its gate, `attention=False` only its mixer. `density` is
     the share of causal pairs that `calibrate` makes the gate keep, the band of `local_window`
-    nearest tokens included. `hidden=None` is 5/2 of the width.
+    nearest tokens included. `hidden=None` is 5/2 of the width. `chains` is the number of
+    Hamiltonians of a layer, shared out evenly among the attention heads; `soft_gate` and
+    `learn_hopping` are as in `nn.attention.init` and `nn.mixer.init`, `rotary_base` as in
+    `nn.layers.rotary`; `dropout` acts where `apply` gets a key.
     """
 
     vocab_size: int
@@ -153,7 +157,7 @@ def apply(
     Args:
         config: the sizes.
         params: as `init` returns them, gates set by `calibrate`.
-        tokens: (B, T) integers in [0, V).
+        tokens: (B, T) integers in [0, V); the logits from a token outside on are NaN.
         key: a random key that switches dropout on (where `config.dropout > 0`): on potentials,
             sources and the outputs of the three parts.
         dtype: of activations and matrix products; the recurrence, norms, softmax and logits are
@@ -180,7 +184,7 @@ def apply(
     """
     check_tokens(tokens)
     drop = dropout(config.dropout, key)
-    x = params["token"].astype(dtype)[tokens]
+    x = embed(params["token"], tokens, dtype)
     shares, scores = [], []
     for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
         layer = layer_params(params, index)
@@ -221,7 +225,7 @@ def calibrate(
     check_tokens(tokens)
     if not config.attention:
         return params
-    x = params["token"].astype(dtype)[tokens]
+    x = embed(params["token"], tokens, dtype)
     found = []
     for index in range(config.layers):
         layer = layer_params(params, index)
@@ -243,6 +247,14 @@ def pairs(
     config: BKCoreConfig, params: Params, tokens: Int[Array, "B T"]
 ) -> Bool[Array, "L B N T T"]:
     """The causal pairs that each head of each layer computes.
+
+    Args:
+        config: the sizes.
+        params: as `init` returns them, gates set by `calibrate`.
+        tokens: (B, T) integers.
+
+    Returns:
+        (L, B, N, T, T) booleans: query by key.
 
     Raises:
         ValueError, TypeError: As `apply`; ValueError for a model without attention.
@@ -269,16 +281,6 @@ def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
     x = rms_norm(x, params["norm"])
     embedding = params["token"].astype(x.dtype)
     return jnp.einsum("btw,vw->btv", x, embedding, preferred_element_type=accurate(x.dtype))
-
-
-def check_tokens(tokens: jax.Array) -> None:
-    """Raise for what are no tokens (B, T)."""
-    if tokens.ndim != 2 or tokens.shape[1] == 0:
-        raise ValueError(
-            f"tokens must have the shape (batch, time) with at least one token, got {tokens.shape}"
-        )
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"tokens must be integers, got dtype {tokens.dtype}")
 
 
 def _tokens_mixed(

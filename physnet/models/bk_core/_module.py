@@ -20,8 +20,9 @@ class BKCore(ParamsModule):
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> config = _model.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
-        >>> model = BKCore(config, rngs=nnx.Rngs(0))
+        >>> from physnet.models import bk_core
+        >>> config = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
+        >>> model = bk_core.BKCore(config, rngs=nnx.Rngs(0))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
         >>> model.calibrate(tokens)
         >>> model(tokens).shape
