@@ -163,7 +163,6 @@ def rows(task: Task, width: int) -> dict[str, bk_core.BKCoreConfig]:
     variants = {
         "mixer only": {"attention": False},
         "BK-Core, half of the pairs": {},
-        "BK-Core, half, soft gate": {"soft_gate": True},
     }
     return {
         name: match_hidden(bk_core.init, dataclasses.replace(full, **change), target)

@@ -210,12 +210,21 @@ def test_changed_settings_and_damaged_checkpoints(job, refused, smoke, tmp_path)
 
 
 def test_an_interruption_ends_with_a_sentence(job, tmp_path):
-    process = job.start(*QUICK, "--training.steps", 100_000, "--directory", tmp_path)
-    for line in process.stdout:
-        if "step 20" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    # A shell's background jobs ignore the signal and hand that down; a handler of our own does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = job.start(*QUICK, "--training.steps", 100_000, "--directory", tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            for line in process.stdout:
+                if "step 20" in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 1
     assert "interrupted: run the same command again to resume" in err
     assert "Traceback" not in err
