@@ -126,7 +126,7 @@ def test_bad_tokens_are_named(bare_errors):
     params = transformer.init(CONFIG, jax.random.key(0))
     with pytest.raises(ValueError, match=r"tokens must be at most context=12 long, got 13"):
         transformer.apply(CONFIG, params, tokens(time=13))
-    with pytest.raises(ValueError, match=r"shape \(batch, time\), got \(12,\)"):
+    with pytest.raises(ValueError, match=r"shape \(batch, time\) .*got \(12,\)"):
         transformer.apply(CONFIG, params, tokens()[0])
     with pytest.raises(TypeError, match="tokens must be integers, got dtype float32"):
         transformer.apply(CONFIG, params, tokens().astype(jnp.float32))
