@@ -1,0 +1,64 @@
+"""Which pairs of a tile take part, and where the labels that decide it are read: device code."""
+
+import triton
+import triton.language as tl
+
+_NO_TOKEN = tl.constexpr(2**31 - 1)
+_LEAST = tl.constexpr(-(2**31))
+
+
+@triton.jit
+def load_labels(position, segment, score, tokens, SEGMENTS: tl.constexpr, SCORES: tl.constexpr):
+    """Labels of `tokens`; the positions stand in for what is not there."""
+    place = tl.load(position + tokens)
+    part = place
+    if SEGMENTS:
+        part = tl.load(segment + tokens)
+    strength = place.to(tl.float32)
+    if SCORES:
+        strength = tl.load(score + tokens)
+    return place, part, strength
+
+
+@triton.jit
+def pair_mask(
+    like,
+    query,
+    query_segment,
+    query_score,
+    key,
+    key_segment,
+    key_score,
+    threshold,
+    BAND: tl.constexpr,
+    WINDOW: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    SCORES: tl.constexpr,
+):
+    """Labels that broadcast against each other (queries against keys) -> booleans.
+
+    `like` is a tile of logits: a zero made of it puts the labels where the logits are in the
+    registers, one row or column each, and costs no instruction; without it whole tiles of booleans
+    would travel through shared memory.
+    """
+    zero = (like.to(tl.int32, bitcast=True) & 1) >> 1
+    # one comparison says that both are tokens and, where that counts, that the key is not later
+    limit = tl.where(query == _NO_TOKEN, _LEAST, query + 1 if IS_CAUSAL else _NO_TOKEN)
+    key = key + zero
+    mask = key < limit + zero
+    if BAND != "all":
+        if WINDOW == 0:
+            if BAND == "near":
+                mask = mask & (zero != 0)
+        else:  # -WINDOW < distance < WINDOW, the difference moved to 0, 1, ...
+            distance = (query + (WINDOW - 1) + zero) - key
+            near = distance.to(tl.uint32, bitcast=True) < 2 * WINDOW - 1
+            mask = mask & (near if BAND == "near" else near == 0)
+    if SEGMENTS:
+        mask = mask & (query_segment + zero == key_segment + zero)
+    if SCORES:
+        query_score = (query_score.to(tl.int32, bitcast=True) + zero).to(tl.float32, bitcast=True)
+        key_score = (key_score.to(tl.int32, bitcast=True) + zero).to(tl.float32, bitcast=True)
+        mask = mask & (query_score * key_score > threshold)
+    return mask
