@@ -35,6 +35,7 @@ def query_kernel(
     key_score,
     threshold,
     spoil,
+    spoiled,
     query_blocks,
     key_blocks,
     width,
@@ -83,7 +84,7 @@ def query_kernel(
     q = tl.load(query + here + tile)
     cotangent = tl.load(d_output + here + tile)
     row = batch_head.to(tl.int64) * query_length + tokens
-    base = tl.load(lse + row) * _LOG2_E
+    base = tl.load(lse + row)
     offset = tl.load(shift + row)
     key += batch * key_length * key_stride + key_head * D
     value += batch * key_length * key_stride + key_head * D
@@ -96,6 +97,7 @@ def query_kernel(
     query_score += score_row * query_length
     key_score += score_row * key_length
     spoil += (batch * KEY_HEADS + key_head) * key_length
+    spoiled += (batch * KEY_HEADS + key_head) * key_blocks
     bound = 0.0
     if SCORES:
         bound = tl.load(threshold + score_row)
@@ -135,7 +137,9 @@ def query_kernel(
                 SEGMENTS,
                 SCORES,
             )
-            weight = tl.where(mask, weight + tl.load(spoil + key_tokens)[None, :], 0.0)
+            if tl.load(spoiled + (step >> 1)):
+                weight += tl.load(spoil + key_tokens)[None, :]
+            weight = tl.where(mask, weight, 0.0)
         d_logits = weight * (d_weight - offset[:, None])
         result = tl.dot(d_logits.to(k.dtype), k, result, input_precision=PRECISION)
 
@@ -161,6 +165,7 @@ def key_kernel(
     key_score,
     threshold,
     spoil,
+    spoiled,
     query_blocks,
     key_blocks,
     width,
@@ -216,6 +221,7 @@ def key_kernel(
     query_segment += batch * query_length
     key_segment += batch * key_length
     spoil += (batch * KEY_HEADS + key_head) * key_length
+    is_spoiled = tl.load(spoiled + (batch * KEY_HEADS + key_head) * key_blocks + block)
 
     key_result = tl.zeros([COLUMNS, D], tl.float32)
     value_result = tl.zeros([COLUMNS, D], tl.float32)
@@ -237,7 +243,7 @@ def key_kernel(
             there = query_first.to(tl.int64) * stride + head * D
             q = tl.load(query + there + tile)
             cotangent = tl.load(d_output + there + tile)
-            base = tl.load(lse + row + query_first + slots) * _LOG2_E
+            base = tl.load(lse + row + query_first + slots)
             offset = tl.load(shift + row + query_first + slots)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION)
             weight = tl.exp2(logits * FACTOR - base[None, :])
@@ -273,7 +279,9 @@ def key_kernel(
                     SEGMENTS,
                     SCORES,
                 )
-                weight = tl.where(mask, weight + tl.load(spoil + key_tokens)[:, None], 0.0)
+                if is_spoiled:
+                    weight += tl.load(spoil + key_tokens)[:, None]
+                weight = tl.where(mask, weight, 0.0)
             value_result = tl.dot(
                 weight.to(v.dtype), cotangent, value_result, input_precision=PRECISION
             )

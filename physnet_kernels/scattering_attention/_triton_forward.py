@@ -26,6 +26,7 @@ def forward_kernel(
     key_score,
     threshold,
     spoil,
+    spoiled,
     query_blocks,
     key_blocks,
     width,
@@ -92,6 +93,7 @@ def forward_kernel(
     query_score += score_row * query_length
     key_score += score_row * key_length
     spoil += (batch * KEY_HEADS + key_head) * key_length
+    spoiled += (batch * KEY_HEADS + key_head) * key_blocks
     bound = 0.0
     if SCORES:
         bound = tl.load(threshold + score_row)
@@ -131,7 +133,9 @@ def forward_kernel(
                 SEGMENTS,
                 SCORES,
             )
-            logits = tl.where(mask, logits + tl.load(spoil + key_tokens)[None, :], float("-inf"))
+            if tl.load(spoiled + (step >> 1)):
+                logits += tl.load(spoil + key_tokens)[None, :]
+            logits = tl.where(mask, logits, float("-inf"))
         larger = tl.maximum(top, tl.max(logits, axis=1) * FACTOR)
         base = tl.where(larger == float("-inf"), 0.0, larger)
         weight = tl.exp2(logits * FACTOR - base[:, None])

@@ -43,18 +43,26 @@ def pair_mask(
     would travel through shared memory.
     """
     zero = (like.to(tl.int32, bitcast=True) & 1) >> 1
-    # one comparison says that both are tokens and, where that counts, that the key is not later
-    limit = tl.where(query == _NO_TOKEN, _LEAST, query + 1 if IS_CAUSAL else _NO_TOKEN)
-    key = key + zero
-    mask = key < limit + zero
-    if BAND != "all":
-        if WINDOW == 0:
-            if BAND == "near":
+    empty = query == _NO_TOKEN
+    if IS_CAUSAL and BAND == "near":  # 0 <= query - key < WINDOW
+        distance = (query + zero) - (key + zero)
+        mask = distance.to(tl.uint32, bitcast=True) < tl.where(empty, 0, WINDOW) + zero
+    else:
+        # one comparison says that both are tokens and that the key is early enough
+        limit = tl.where(empty, _LEAST, _NO_TOKEN)
+        if IS_CAUSAL:
+            behind: tl.constexpr = WINDOW if BAND == "far" else 0
+            if behind > 0:
+                empty = empty | (query < _LEAST + behind)
+            limit = tl.where(empty, _LEAST, query - behind + 1)
+        mask = (key + zero) < (limit + zero)
+        if BAND != "all" and not IS_CAUSAL:
+            if WINDOW > 0:  # -WINDOW < query - key < WINDOW, moved to 0, 1, ...
+                distance = (query + (WINDOW - 1) + zero) - (key + zero)
+                near = distance.to(tl.uint32, bitcast=True) < 2 * WINDOW - 1
+                mask = mask & (near if BAND == "near" else near == 0)
+            elif BAND == "near":
                 mask = mask & (zero != 0)
-        else:  # -WINDOW < distance < WINDOW, the difference moved to 0, 1, ...
-            distance = (query + (WINDOW - 1) + zero) - key
-            near = distance.to(tl.uint32, bitcast=True) < 2 * WINDOW - 1
-            mask = mask & (near if BAND == "near" else near == 0)
     if SEGMENTS:
         mask = mask & (query_segment + zero == key_segment + zero)
     if SCORES:

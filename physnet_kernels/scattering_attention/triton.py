@@ -4,6 +4,7 @@ Shapes as in `_types`. One program takes a tile of queries (forward, dq) or of k
 the list of its block, in the order of the list, and pays for the mask only where a step says so.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ def backward(
     """
     batch, length, heads, _ = query.shape
     _, key_length, key_heads, _ = key.shape
-    tensors = (query, key, value, d_output, lse, shift)
+    tensors = (query, key, value, d_output, lse * math.log2(math.e), shift)
     query_tile = query_tile or _tile("query", query)
     key_tile = key_tile or _tile("key", query)
     (d_query,) = _call(
@@ -122,10 +123,13 @@ def _call(kernel, arrays, lists, labels, rule, tile, *, programs, out_shape) -> 
 
     query, key = arrays[:2]
     steps = arrays[-3]
+    blocks = labels.spoil.reshape(*labels.spoil.shape[:2], -1, BLOCK)
+    spoiled = jnp.any(blocks != 0, axis=-1).astype(jnp.int32)  # NaN is not 0
     there = labels.query_position  # stands in for labels that are not there; never read
-    return jax_triton.triton_call(
+    outputs = jax_triton.triton_call(
         *arrays,
         *(there if label is None else label for label in labels),
+        spoiled,
         query.shape[1] // BLOCK,
         key.shape[1] // BLOCK,
         steps.shape[3],
@@ -142,6 +146,16 @@ def _call(kernel, arrays, lists, labels, rule, tile, *, programs, out_shape) -> 
         ROWS=tile.rows,
         COLUMNS=tile.columns,
     )
+    return tuple(_varying(output, query) for output in outputs)
+
+
+def _varying(output: jax.Array, like: jax.Array) -> jax.Array:
+    """In a shard_map, where jax-triton's results vary over no axis: over those of `like`.
+
+    Writing nothing of `like` into the output says so, and compiles to nothing.
+    """
+    nothing = jnp.ravel(like)[:0].astype(output.dtype).reshape(0, *output.shape[1:])
+    return jax.lax.dynamic_update_slice(output, nothing, (0,) * output.ndim)
 
 
 def constants(lists: Lists, labels: Labels, rule: Rule) -> dict[str, Any]:
