@@ -102,7 +102,7 @@ def query_kernel(
     if SCORES:
         bound = tl.load(threshold + score_row)
     place, part, strength = load_labels(
-        query_position, query_segment, query_score, tokens, SEGMENTS, SCORES
+        query_position, query_segment, query_score, first, ROWS, SEGMENTS, SCORES
     )
 
     result = tl.zeros([ROWS, D], tl.float32)
@@ -114,13 +114,15 @@ def query_kernel(
         there = key_first.to(tl.int64) * key_stride
         k = tl.load(key + there + key_tile)
         v = tl.load(value + there + key_tile)
+        is_spoiled = tl.load(spoiled + (step >> 1))
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         d_weight = tl.dot(cotangent, tl.trans(v), input_precision=PRECISION)
         weight = tl.exp2(logits * FACTOR - base[:, None])
         if step & 1:
-            key_tokens = key_first + tl.arange(0, COLUMNS)
+            if is_spoiled:
+                weight += tl.load(spoil + key_first + tl.arange(0, COLUMNS))[None, :]
             key_place, key_part, key_strength = load_labels(
-                key_position, key_segment, key_score, key_tokens, SEGMENTS, SCORES
+                key_position, key_segment, key_score, key_first, COLUMNS, SEGMENTS, SCORES
             )
             mask = pair_mask(
                 logits,
@@ -137,8 +139,6 @@ def query_kernel(
                 SEGMENTS,
                 SCORES,
             )
-            if tl.load(spoiled + (step >> 1)):
-                weight += tl.load(spoil + key_tokens)[None, :]
             weight = tl.where(mask, weight, 0.0)
         d_logits = weight * (d_weight - offset[:, None])
         result = tl.dot(d_logits.to(k.dtype), k, result, input_precision=PRECISION)
@@ -201,7 +201,6 @@ def key_kernel(
 
     block = tl.load(order + list_row * key_blocks + rank // parts)
     first = block * _BLOCK + (rank % parts) * COLUMNS
-    key_tokens = first + tl.arange(0, COLUMNS)
     features = tl.arange(0, D)
     query_length = query_blocks * _BLOCK
     key_length = key_blocks * _BLOCK
@@ -246,13 +245,17 @@ def key_kernel(
             base = tl.load(lse + row + query_first + slots)
             offset = tl.load(shift + row + query_first + slots)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION)
+            d_weight = tl.dot(v, tl.trans(cotangent), input_precision=PRECISION)
             weight = tl.exp2(logits * FACTOR - base[None, :])
             if step & 1:
+                if is_spoiled:
+                    weight += tl.load(spoil + first + tl.arange(0, COLUMNS))[:, None]
                 place, part, strength = load_labels(
                     key_position,
                     key_segment,
                     key_score + score_row * key_length,
-                    key_tokens,
+                    first,
+                    COLUMNS,
                     SEGMENTS,
                     SCORES,
                 )
@@ -260,7 +263,8 @@ def key_kernel(
                     query_position,
                     query_segment,
                     query_score + score_row * query_length,
-                    query_first + slots,
+                    query_first,
+                    ROWS,
                     SEGMENTS,
                     SCORES,
                 )
@@ -279,14 +283,11 @@ def key_kernel(
                     SEGMENTS,
                     SCORES,
                 )
-                if is_spoiled:
-                    weight += tl.load(spoil + key_tokens)[:, None]
                 weight = tl.where(mask, weight, 0.0)
+            d_logits = weight * (d_weight - offset[None, :])
             value_result = tl.dot(
                 weight.to(v.dtype), cotangent, value_result, input_precision=PRECISION
             )
-            d_weight = tl.dot(v, tl.trans(cotangent), input_precision=PRECISION)
-            d_logits = weight * (d_weight - offset[None, :])
             key_result = tl.dot(d_logits.to(q.dtype), q, key_result, input_precision=PRECISION)
 
     tl.store(d_key + here + key_tile, (key_result * SCALE).to(d_key.dtype.element_ty))

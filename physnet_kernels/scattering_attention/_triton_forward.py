@@ -98,7 +98,7 @@ def forward_kernel(
     if SCORES:
         bound = tl.load(threshold + score_row)
     place, part, strength = load_labels(
-        query_position, query_segment, query_score, tokens, SEGMENTS, SCORES
+        query_position, query_segment, query_score, first, ROWS, SEGMENTS, SCORES
     )
 
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -112,11 +112,14 @@ def forward_kernel(
         there = key_first.to(tl.int64) * key_stride
         k = tl.load(key + there + key_tile)
         v = tl.load(value + there + key_tile)
+        is_spoiled = tl.load(spoiled + (step >> 1))
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if step & 1:
-            key_tokens = key_first + tl.arange(0, COLUMNS)
+            extra = tl.load(
+                spoil + key_first + tl.arange(0, COLUMNS), mask=is_spoiled != 0, other=0.0
+            )
             key_place, key_part, key_strength = load_labels(
-                key_position, key_segment, key_score, key_tokens, SEGMENTS, SCORES
+                key_position, key_segment, key_score, key_first, COLUMNS, SEGMENTS, SCORES
             )
             mask = pair_mask(
                 logits,
@@ -133,9 +136,7 @@ def forward_kernel(
                 SEGMENTS,
                 SCORES,
             )
-            if tl.load(spoiled + (step >> 1)):
-                logits += tl.load(spoil + key_tokens)[None, :]
-            logits = tl.where(mask, logits, float("-inf"))
+            logits = tl.where(mask, logits + extra[None, :], float("-inf"))
         larger = tl.maximum(top, tl.max(logits, axis=1) * FACTOR)
         base = tl.where(larger == float("-inf"), 0.0, larger)
         weight = tl.exp2(logits * FACTOR - base[:, None])

@@ -8,15 +8,24 @@ _LEAST = tl.constexpr(-(2**31))
 
 
 @triton.jit
-def load_labels(position, segment, score, tokens, SEGMENTS: tl.constexpr, SCORES: tl.constexpr):
-    """Labels of `tokens`; the positions stand in for what is not there."""
-    place = tl.load(position + tokens)
+def load_labels(
+    position,
+    segment,
+    score,
+    first,
+    COUNT: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    SCORES: tl.constexpr,
+):
+    """Labels of COUNT tokens from the `first`; the positions stand in for what is not there."""
+    slots = tl.arange(0, COUNT)
+    place = tl.load(position + first + slots)
     part = place
     if SEGMENTS:
-        part = tl.load(segment + tokens)
+        part = tl.load(segment + first + slots)
     strength = place.to(tl.float32)
     if SCORES:
-        strength = tl.load(score + tokens)
+        strength = tl.load(score + first + slots)
     return place, part, strength
 
 
