@@ -161,16 +161,16 @@ def _varying(output: jax.Array, like: jax.Array) -> jax.Array:
 
 def constants(lists: Lists, labels: Labels, rule: Rule) -> dict[str, Any]:
     """What the kernels are compiled for."""
-    scores = labels.query_score is not None and rule.band != "near"
+    score = None if rule.band == "near" else labels.query_score  # the band is for every score
     return {
         "SCALE": rule.scale,
         "BAND": rule.band,
         "WINDOW": 0 if rule.band == "all" else rule.window,
         "IS_CAUSAL": rule.is_causal,
         "SEGMENTS": labels.query_segment is not None,
-        "SCORES": scores,
+        "SCORES": score is not None,
         "OWN_LISTS": lists.steps.shape[1] > 1,
-        "OWN_SCORES": scores and labels.query_score.shape[1] > 1,
+        "OWN_SCORES": score is not None and score.shape[1] > 1,
     }
 
 
