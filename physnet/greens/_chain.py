@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from physnet import _checks
+from physnet import _checks, _dispatch
 from physnet.greens._planes import Planes, split
 
 
@@ -143,3 +143,10 @@ def state_planes(name: str, state: jax.Array, c: Chain) -> Planes:
     """A state of batch shape as planes (1, *b)."""
     state = astype(_checks.inexact(name, state), c.onsite.dtype)
     return split(align(state[..., None], len(c.batch)))
+
+
+def choose(
+    operation: str, implementation: _dispatch.Implementation | None, c: Chain
+) -> _dispatch.Implementation:
+    """Name of the implementation that runs `operation` on this chain."""
+    return _dispatch.choose(operation, implementation, dtype=c.onsite.dtype)

@@ -1,5 +1,6 @@
 """Diagonal of the resolvent of a tridiagonal Hermitian matrix, and its causal half-line form."""
 
+import functools
 from typing import Literal, overload
 
 import jax
@@ -8,8 +9,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _dispatch
-from physnet.greens._chain import Chain, chain, state_planes, to_user, zero_state
-from physnet.greens._planes import Planes, add, reciprocal, reverse, scale, shift
+from physnet.greens._chain import Chain, chain, choose, state_planes, to_user, zero_state
+from physnet.greens._half_lines import half_lines
+from physnet.greens._planes import Planes
 from physnet.greens._riccati import riccati
 
 
@@ -55,9 +57,8 @@ def diagonal(
     References:
         Haydock, Heine & Kelly, J. Phys. C 5 (1972) 2845.
     """
-    _dispatch.choose("greens.diagonal", implementation)
     c = chain(onsite, hopping, energy)
-    return _diagonal(c)
+    return _diagonal(c, choose("greens.diagonal", implementation, c))
 
 
 @overload
@@ -124,14 +125,13 @@ def left(
         >>> print(f"{later[0]:.4f}", f"{left(onsite, hopping, 1j)[2]:.4f}")
         0.3529-0.4118j 0.3529-0.4118j
     """
-    _dispatch.choose("greens.left", implementation)
     if initial is None:
         c = chain(onsite, hopping, energy)
         start = zero_state(c)
     else:
         c = chain(onsite, hopping, energy, linked=True, batch=jnp.shape(initial))
         start = state_planes("initial", initial, c)
-    g = _left(c, start)
+    g = _left(c, start, choose("greens.left", implementation, c))
     return (g, g[..., -1]) if return_state else g
 
 
@@ -156,26 +156,20 @@ def ldos(
         >>> print(f"{ldos(jnp.zeros(1), jnp.zeros(0), 1j)[0] * jnp.pi:.4f}")
         1.0000
     """
-    return -_diagonal(chain(onsite, hopping, energy)).imag / jnp.pi
+    c = chain(onsite, hopping, energy)
+    return -_diagonal(c, choose("greens.diagonal", None, c)).imag / jnp.pi
 
 
-@jax.jit
-def _diagonal(c: Chain) -> Array:
-    return to_user(two_sided(c), c)
+@functools.partial(jax.jit, static_argnames="implementation")
+def _diagonal(c: Chain, implementation: _dispatch.Implementation) -> Array:
+    return to_user(two_sided(c, implementation), c)
 
 
-@jax.jit
-def _left(c: Chain, start: Planes) -> Array:
-    return to_user(riccati(c.onsite, c.weight, c.energy, start), c)
+@functools.partial(jax.jit, static_argnames="implementation")
+def _left(c: Chain, start: Planes, implementation: _dispatch.Implementation) -> Array:
+    return to_user(riccati(c.onsite, c.weight, c.energy, start, implementation), c)
 
 
-def two_sided(c: Chain) -> Planes:
+def two_sided(c: Chain, implementation: _dispatch.Implementation) -> Planes:
     """G_ii (n, *batch) of a chain, as planes."""
-    start = zero_state(c)
-    weight = c.weight
-    after = jnp.concatenate([weight[1:], jnp.zeros_like(weight[:1])])  # w_i, none behind the end
-    left_of = shift(riccati(c.onsite, weight, c.energy, start))
-    mirrored = riccati(c.onsite[::-1], after[::-1], c.energy, start)
-    right_of = reverse(shift(mirrored))
-    lead = add(scale(weight, left_of), scale(after, right_of))
-    return reciprocal(Planes(c.energy.real - c.onsite - lead.real, c.energy.imag - lead.imag))
+    return half_lines(c.onsite, c.weight, c.energy, implementation)[0]

@@ -90,3 +90,8 @@ def reverse(x: Planes) -> Planes:
 def shift(x: Planes) -> Planes:
     """x_{i-1}, zero at i = 0."""
     return Planes(*(jnp.concatenate([jnp.zeros_like(p[:1]), p[:-1]]) for p in x))
+
+
+def unshift(x: Planes) -> Planes:
+    """x_{i+1}, zero at the last site."""
+    return Planes(*(jnp.concatenate([p[1:], jnp.zeros_like(p[:1])]) for p in x))

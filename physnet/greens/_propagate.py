@@ -1,17 +1,21 @@
 """Linear solves with a tridiagonal chain: the causal elimination and the two-sided resolvent."""
 
+import functools
 from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch
+from physnet.greens import _wave_kernels as wave_kernels
 from physnet.greens._chain import (
     Chain,
     astype,
     chain,
+    choose,
     real_dtype,
     state_planes,
     to_user,
@@ -27,6 +31,7 @@ from physnet.greens._planes import (
     split,
 )
 from physnet.greens._recurrence import affine
+from physnet.greens._riccati import riccati
 from physnet.greens._waves import waves
 
 
@@ -120,16 +125,16 @@ def propagate(
         >>> [f"{x:.2f}" for x in y[:, 0]]
         ['0.50-0.50j', '-0.20-0.40j']
     """
-    _dispatch.choose("greens.propagate", implementation)
     c, x = _with_source(onsite, hopping, energy, source, initial)
+    chosen = choose("greens.propagate", implementation, c)
     if initial is None:
         green = zero_state(c)
-        amplitude = column(green)
+        amplitude = None
     else:
         green = state_planes("initial.green", initial.green, c)
         amplitude = _checks.inexact("initial.amplitude", initial.amplitude)
-        amplitude = split(_sites_first(amplitude[..., None, :], c))
-    y, green = _propagate(c, x, green, amplitude)
+        amplitude = _aligned(amplitude[..., None, :], c)
+    y, green = _propagate(c, x, green, amplitude, chosen)
     extra = (green,) if return_green else ()
     if return_state:
         extra += (PropagateState(green[..., -1], y[..., -1, :]),)
@@ -163,10 +168,10 @@ def solve(
         ['0.20-0.60j', '-0.20-0.40j']
     """
     c, x = _with_source(onsite, hopping, energy, source, None)
-    return _solve(c, x)
+    return _solve(c, x, choose("greens.propagate", None, c))
 
 
-def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array | Planes]:
+def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array]:
     onsite = _checks.at_least_1d("onsite", _checks.real("onsite", onsite))
     hopping = _checks.inexact("hopping", hopping)
     source = _checks.inexact("source", source)
@@ -186,38 +191,69 @@ def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array
     dtype = real_dtype(onsite, hopping, source)
     batch = _checks.broadcast(**shapes)
     c = chain(onsite, hopping, energy, linked=initial is not None, dtype=dtype, batch=batch)
-    return c, _sites_first(source, c)
+    return c, _aligned(source, c)
 
 
-def _sites_first(source: Array, c: Chain) -> Array | Planes:
-    """Sources (..., n, d) as (n, d, *b), planes if they are complex."""
+def _aligned(source: Array, c: Chain) -> Array:
+    """Sources (..., n, d) with the batch axes of the chain, those missing of size 1."""
     missing = len(c.batch) + 2 - source.ndim
-    source = astype(source, c.onsite.dtype).reshape((1,) * missing + source.shape)
-    parts = split(source) if jnp.iscomplexobj(source) else source
-    return jax.tree.map(lambda p: jnp.moveaxis(p, (-2, -1), (0, 1)), parts)
+    return astype(source, c.onsite.dtype).reshape((1,) * missing + source.shape)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="implementation")
 def _propagate(
-    c: Chain, x: Array | Planes, green: Planes, amplitude: Planes
+    c: Chain,
+    x: Array,
+    green: Planes,
+    amplitude: Array | None,
+    implementation: _dispatch.Implementation,
 ) -> tuple[Array, Array]:
+    if implementation != "xla":
+        g, y = _by_kernels(c, x, green, amplitude, implementation)
+        return jnp.broadcast_to(y, (*c.batch, *y.shape[-2:])), g
     g, y = _waves(c, x, green, amplitude)
     return _to_user(y, c), to_user(g, c)
 
 
-@jax.jit
-def _solve(c: Chain, x: Array | Planes) -> Array:
-    start = zero_state(c)
-    g, y = _waves(c, x, start, column(start))
+@functools.partial(jax.jit, static_argnames="implementation")
+def _solve(c: Chain, x: Array, implementation: _dispatch.Implementation) -> Array:
     # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
     after = conjugate(Planes(*(jnp.roll(p, -1, 0) for p in c.link)))
+    if implementation != "xla":
+        g, y = _by_kernels(c, x, zero_state(c), None, implementation)
+        y = jnp.broadcast_to(y, (*c.batch, *y.shape[-2:]))
+        return wave_kernels.back(g * jnp.moveaxis(join(after), 0, -1), y, implementation)
+    g, y = _waves(c, x, zero_state(c), None)
     factor = column(multiply(g, after))
     return _to_user(reverse(affine(reverse(factor), reverse(y))), c)
 
 
-def _waves(c: Chain, x: Array | Planes, green: Planes, amplitude: Planes) -> tuple[Planes, Planes]:
+def _by_kernels(
+    c: Chain,
+    x: Array,
+    green: Planes,
+    amplitude: Array | None,
+    implementation: _dispatch.Implementation,
+) -> tuple[Array, Array]:
+    """gL (*batch, n) and the waves (*b, n, d)."""
+    g = to_user(riccati(c.onsite, c.weight, c.energy, green, implementation), c)
+    if amplitude is None:
+        amplitude = jnp.zeros((*(1,) * len(c.batch), 1, x.shape[-1]), g.dtype)
+    link = jnp.moveaxis(join(c.link), 0, -1)
+    start = lax.complex(*split(amplitude[..., 0, :]))
+    return g, wave_kernels.waves(g, link, x, start, implementation)
+
+
+def _waves(c: Chain, x: Array, green: Planes, amplitude: Array | None) -> tuple[Planes, Planes]:
     onsite = jnp.broadcast_to(c.onsite, (c.onsite.shape[0], *c.batch))
-    return waves(onsite, c.link, c.energy, x, green, amplitude)
+    start = column(green) if amplitude is None else split(_sites_first(amplitude))
+    return waves(onsite, c.link, c.energy, _sites_first(x), green, start)
+
+
+def _sites_first(source: Array) -> Array | Planes:
+    """Sources (*b, n, d) as (n, d, *b), planes if they are complex."""
+    parts = split(source) if jnp.iscomplexobj(source) else source
+    return jax.tree.map(lambda p: jnp.moveaxis(p, (-2, -1), (0, 1)), parts)
 
 
 def _to_user(y: Planes, c: Chain) -> Array:

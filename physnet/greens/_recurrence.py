@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from physnet import _checks
+from physnet import _checks, _dispatch
+from physnet.greens import _kernels
 from physnet.greens._chain import align, astype, real_dtype
 from physnet.greens._chunks import by_platform, fold, unfold
 from physnet.greens._planes import Planes, add, conjugate, join, multiply, shift, split, subtract
@@ -58,12 +59,15 @@ def _recurrence(factor: Array, source: Array, *, batch, dtype) -> Array:
     return jnp.moveaxis(join(affine(*planes)), 0, -1)
 
 
-def affine(factor: Planes, source: Planes) -> Planes:
+def affine(
+    factor: Planes, source: Planes, implementation: _dispatch.Implementation = "xla"
+) -> Planes:
     """Solve y_i - A_i y_{i-1} = s_i with y_{-1} = 0, over the leading axis.
 
     Args:
         factor: A (n, *b); A_0 is not used. Axes of size 1 broadcast.
         source: s (n, *batch).
+        implementation: A name.
 
     Returns:
         y (n, *batch).
@@ -73,8 +77,10 @@ def affine(factor: Planes, source: Planes) -> Planes:
     return lax.custom_linear_solve(
         lambda y: subtract(y, multiply(factor, shift(y))),
         split(join(source)),
-        solve=lambda _, s: plain(factor, s, reverse=False),
-        transpose_solve=lambda _, s: plain(ahead(conjugate(factor)), s, reverse=True),
+        solve=lambda _, s: plain(factor, s, reverse=False, implementation=implementation),
+        transpose_solve=lambda _, s: plain(
+            ahead(conjugate(factor)), s, reverse=True, implementation=implementation
+        ),
     )
 
 
@@ -83,7 +89,16 @@ def ahead(factor: Planes) -> Planes:
     return Planes(*(jnp.concatenate([p[1:], p[:1]]) for p in factor))
 
 
-def plain(factor: Planes, source: Planes, *, reverse: bool) -> Planes:
+def plain(
+    factor: Planes,
+    source: Planes,
+    *,
+    reverse: bool,
+    implementation: _dispatch.Implementation = "xla",
+) -> Planes:
+    """The recurrence alone, without derivatives."""
+    if implementation != "xla":
+        return _kernels.affine(implementation, factor, source, reverse=reverse)
     run = _backward if reverse else _forward
     return by_platform(run, source.real.shape[0], factor, source, cpu_chunks=False)
 

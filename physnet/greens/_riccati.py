@@ -7,13 +7,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from physnet import _dispatch
+from physnet.greens import _kernels
 from physnet.greens._chunks import by_platform, fold, unfold
 from physnet.greens._planes import Planes, add, multiply, reciprocal, scale, square
 from physnet.greens._recurrence import affine
 
 
-@jax.custom_jvp
-def riccati(onsite: jax.Array, weight: jax.Array, energy: Planes, initial: Planes) -> Planes:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def riccati(
+    onsite: jax.Array,
+    weight: jax.Array,
+    energy: Planes,
+    initial: Planes,
+    implementation: _dispatch.Implementation,
+) -> Planes:
     """Green's functions of the growing half line.
 
     Args:
@@ -21,10 +29,13 @@ def riccati(onsite: jax.Array, weight: jax.Array, energy: Planes, initial: Plane
         weight: w_{i-1} (n, *b).
         energy: z (1, *b), Im z > 0.
         initial: g_{-1} (1, *b), used as far as w_{-1} is not 0.
+        implementation: A name.
 
     Returns:
         g (n, *batch), the batch broadcast; Im g <= 0.
     """
+    if implementation != "xla":
+        return _kernels.fraction(implementation, onsite, weight, energy, initial)
     shape = jnp.broadcast_shapes(onsite.shape, weight.shape, energy.real.shape)
     few = few_lanes(math.prod(shape[1:]))
     return by_platform(_run, shape[0], onsite, weight, energy, initial, cpu_chunks=few)
@@ -39,10 +50,10 @@ def few_lanes(lanes: int) -> bool:
 
 
 @riccati.defjvp
-def _riccati_jvp(primals, tangents):
+def _riccati_jvp(implementation, primals, tangents):
     _, weight, _, initial = primals
     d_onsite, d_weight, d_energy, d_initial = tangents
-    g = riccati(*primals)
+    g = riccati(*primals, implementation)
     # dg_i = g_i^2 (da_i - dz + dw g_{i-1} + w dg_{i-1})
     squared = square(g)
     before = Planes(
@@ -52,7 +63,7 @@ def _riccati_jvp(primals, tangents):
     direct = Planes(direct.real + d_onsite - d_energy.real, direct.imag - d_energy.imag)
     entry = scale(weight[:1], d_initial)
     direct = Planes(*(p.at[:1].add(first) for p, first in zip(direct, entry, strict=True)))
-    return g, affine(scale(weight, squared), multiply(squared, direct))
+    return g, affine(scale(weight, squared), multiply(squared, direct), implementation)
 
 
 def _expand(first: jax.Array, like: jax.Array) -> jax.Array:

@@ -143,7 +143,7 @@ def _together(onsite, link, energy, source, green, amplitude):
 
 @jax.jit
 def _apart(onsite, link, energy, source, green, amplitude):
-    g = riccati(onsite, link.real**2 + link.imag**2, energy, green)
+    g = riccati(onsite, link.real**2 + link.imag**2, energy, green, "xla")
     factor = column(multiply(g, link))
     entry = multiply(column(link), _first(amplitude, onsite))
     return g, affine(factor, multiply(column(g), add(split(source), entry)))

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch
-from physnet.greens._chain import Chain, align, astype, chain, real_dtype, zero_state
+from physnet.greens._chain import Chain, align, astype, chain, choose, real_dtype, zero_state
 from physnet.greens._diagonal import two_sided
 from physnet.greens._planes import Planes, split
 from physnet.greens._riccati import riccati
@@ -96,7 +96,6 @@ def window(
         >>> [f"{x:.6f}" for x in n]  # 1 / (1 + 2^8) at the second site
         ['1.000000', '0.003891']
     """
-    _dispatch.choose("greens.window", implementation)
     half = _half_order(order)
     if (initial is not None or return_state) and not causal:
         raise ValueError(
@@ -116,12 +115,24 @@ def window(
     )
     c = chain(onsite, hopping, 1j, linked=initial is not None, dtype=dtype, batch=batch)
     start = None if initial is None else _state(initial, batch, half, c)
-    share, state = _window(c, center, radius, start, order=order, causal=causal)
+    chosen = choose("greens.window", implementation, c)
+    share, state = _window(
+        c, center, radius, start, order=order, causal=causal, implementation=chosen
+    )
     return (share, state) if return_state else share
 
 
-@functools.partial(jax.jit, static_argnames=("order", "causal"))
-def _window(c: Chain, center, radius, start, *, order: int, causal: bool) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames=("order", "causal", "implementation"))
+def _window(
+    c: Chain,
+    center,
+    radius,
+    start,
+    *,
+    order: int,
+    causal: bool,
+    implementation: _dispatch.Implementation,
+) -> tuple[Array, Array]:
     half, batch, dtype = order // 2, c.batch, c.onsite.dtype
     angle = np.pi * (2 * np.arange(half) + 1) / order
     points = (1, half) + (1,) * len(batch)
@@ -137,9 +148,10 @@ def _window(c: Chain, center, radius, start, *, order: int, causal: bool) -> tup
         batch=(half, *batch),
     )
     if causal:
-        g = riccati(c.onsite, c.weight, c.energy, zero_state(c) if start is None else start)
+        start = zero_state(c) if start is None else start
+        g = riccati(c.onsite, c.weight, c.energy, start, implementation)
     else:
-        g = two_sided(c)
+        g = two_sided(c, implementation)
     share = (2 / order) * (from_center.real * g.real - from_center.imag * g.imag).sum(1)
     share = jnp.moveaxis(share, 0, -1)
     share = jnp.broadcast_to(share, (*batch, share.shape[-1]))

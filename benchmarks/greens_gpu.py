@@ -1,0 +1,275 @@
+"""Time of physnet.greens on one GPU: its kernels, its XLA forms, and XLA's associative scan.
+
+    python benchmarks/greens_gpu.py            # all shapes, some minutes
+    python benchmarks/greens_gpu.py --quick    # one small shape
+
+Prints a table and writes benchmarks/results/greens_gpu.json. Each operation and way has a process
+of its own: all compile at once, then one after the other has the device to itself. A time is that
+of one of several calls within one program, every call waiting for the one before it, which costs
+one elementwise pass over onsite; it is the least of the program's repeats. The bytes' time is what
+reading the arguments and writing the results once takes at the rate at which the device copies.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from physnet import greens
+
+RESULTS = Path(__file__).parent / "results" / "greens_gpu.json"
+SHAPES = [(8, 32768), (16, 4096), (128, 4096)]
+CHANNELS = 64
+ENERGY = np.complex64(0.3 + 0.05j)
+
+
+def scattering_diagonal(onsite, hopping, energy, *, causal: bool = False):
+    """G_ii or gL by an associative scan of lossless scatterers: transmission T, reflections R, Q.
+
+    The Cayley transform s = (g + i) / (g - i) makes of a site one that no product can blow up.
+    """
+    weight = jnp.pad(hopping**2, (1, 0))
+    after = jnp.pad(hopping**2, (0, 1))
+
+    def half_line(onsite, weight, reverse):
+        d = energy - onsite
+        weight = jnp.broadcast_to(weight, onsite.shape)
+        bottom = 1 / (1 + weight - 1j * d)
+        reflected = (1 - weight + 1j * d) * bottom, (1 - weight - 1j * d) * bottom
+        sites = (*reflected, -4 * weight * bottom * bottom)
+
+        def compose(first, second):
+            (r1, q1, t1), (r2, q2, t2) = first, second
+            between = 1 / (1 - q2 * r1)
+            return (
+                r2 + t2 * r1 * between,
+                q1 + t1 * q2 * between,
+                t1 * t2 * between * between,
+            )
+
+        r, _, _ = lax.associative_scan(compose, sites, axis=d.ndim - 1, reverse=reverse)
+        return 1j * (1 + r) / (r - 1)
+
+    left = half_line(onsite, weight, False)
+    if causal:
+        return left
+    right = half_line(onsite, after, True)
+    return 1 / (1 / left + 1 / right - (energy - onsite))
+
+
+def scattering_window(onsite, hopping):
+    """The window of order 8 about 0, by four such scans in a batch."""
+    phase = np.exp(1j * np.pi * (2 * np.arange(4) + 1) / 8).astype(np.complex64)
+    phase = phase.reshape(4, *(1,) * onsite.ndim)
+    return 0.25 * (phase * scattering_diagonal(onsite, hopping, phase)).real.sum(0)
+
+
+def associative_waves(onsite, hopping, energy, source):
+    """propagate by an associative scan over products of factors and what they end in."""
+    green = scattering_diagonal(onsite, hopping, energy, causal=True)
+    factor = green * jnp.pad(hopping, (1, 0))
+
+    def compose(first, second):
+        (a, x), (b, y) = first, second
+        return a * b, b * x + y
+
+    wide = jnp.broadcast_to(factor[..., None], source.shape)
+    return lax.associative_scan(compose, (wide, green[..., None] * source), axis=source.ndim - 2)[1]
+
+
+def functions() -> dict[str, dict[str, Callable]]:
+    """Of (onsite, hopping, source), by operation and way."""
+
+    def ours(way):
+        return {
+            "diagonal": lambda a, b, x: greens.diagonal(a, b, ENERGY, implementation=way),
+            "window": lambda a, b, x: greens.window(
+                a, b, center=0.0, radius=1.0, order=8, implementation=way
+            ),
+            "left": lambda a, b, x: greens.left(a, b, ENERGY, implementation=way),
+            "propagate": lambda a, b, x: greens.propagate(a, b, ENERGY, x, implementation=way),
+        }
+
+    scans = {
+        "diagonal": lambda a, b, x: scattering_diagonal(a, b, ENERGY),
+        "window": lambda a, b, x: scattering_window(a, b),
+        "left": lambda a, b, x: scattering_diagonal(a, b, ENERGY, causal=True),
+        "propagate": lambda a, b, x: associative_waves(a, b, ENERGY, x),
+    }
+    ways = {"triton": ours("triton"), "xla": ours("xla"), "associative scan": scans}
+    return {name: {way: ways[way][name] for way in ways} for name in scans}
+
+
+def arguments(lanes: int, n: int):
+    rng = np.random.default_rng(0)
+    onsite = jnp.asarray(rng.uniform(-1, 1, (lanes, n)), jnp.float32)
+    source = jnp.asarray(rng.normal(size=(lanes, n, CHANNELS)), jnp.float32)
+    return onsite, jnp.ones(n - 1, jnp.float32), source
+
+
+def bytes_moved(name: str, lanes: int, n: int, backward: bool) -> int:
+    """What a call must read and write, in units of one float32 a site; times four."""
+    sites, wide = lanes * n, lanes * n * CHANNELS
+    forward = {
+        "diagonal": sites + 2 * sites,
+        "window": sites + sites,
+        "left": sites + 2 * sites,
+        "propagate": sites + wide + 2 * wide,
+    }[name]
+    # beside that the cotangent is read and the gradient written
+    extra = {
+        "diagonal": 2 * sites + sites,
+        "window": sites + sites,
+        "left": 2 * sites + sites,
+        "propagate": 2 * wide + 2 * wide + sites + wide,
+    }[name]
+    return 4 * (forward + extra if backward else forward)
+
+
+def called(function: Callable, backward: bool, calls: int) -> Callable:
+    """A program of several calls, each on an onsite that waits for the one before."""
+
+    def once(onsite, hopping, source, cotangent):
+        if not backward:
+            y = function(onsite, hopping, source)
+        else:
+            y, transposed = jax.vjp(function, onsite, hopping, source)
+            gradient = transposed(cotangent)
+            # all of them count: an unused one would be left out
+            y, *_ = lax.optimization_barrier((gradient[0], gradient[1:], y))
+        y = y.reshape(*onsite.shape, -1)[..., 0]
+        return onsite + jnp.float32(1e-30) * y.real
+
+    def program(onsite, hopping, source, cotangent):
+        return lax.fori_loop(
+            0, calls, lambda _, onsite: once(onsite, hopping, source, cotangent), onsite
+        )
+
+    return program
+
+
+def least_time(program: Callable, operands, calls: int, repeats: int = 6) -> float:
+    """Microseconds a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(program(*operands))
+        times.append(1e6 * (time.perf_counter() - start) / calls)
+    return min(times[1:])
+
+
+def copy_rate() -> float:
+    """Bytes read and written a second by x + 1 on 256 MiB."""
+    x = jnp.zeros(1 << 26, jnp.float32)
+    program = jax.jit(lambda x: lax.fori_loop(0, 20, lambda _, x: x + 1, x))
+    return 2 * x.nbytes / (1e-6 * least_time(program, (x,), 20))
+
+
+def compiled(name: str, way: str, lanes: int, n: int, backward: bool):
+    """A program, its operands and its number of calls."""
+    function = functions()[name][way]
+    operands = arguments(lanes, n)
+    shape = jax.eval_shape(function, *operands)
+    operands = (*operands, jnp.ones(shape.shape, shape.dtype))
+    calls = 5 if name == "propagate" else 20
+    return jax.jit(called(function, backward, calls)).lower(*operands).compile(), operands, calls
+
+
+def case(name: str, way: str, shapes: list[tuple[int, int]]) -> None:
+    """A process's part: compile, wait for a line of input, measure, print."""
+    passes = [(lanes, n, backward) for lanes, n in shapes for backward in (False, True)]
+    programs = [compiled(name, way, *key) for key in passes]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps([least_time(*program) for program in programs]), flush=True)
+
+
+def start(name: str, way: str, shapes: list[tuple[int, int]]) -> subprocess.Popen:
+    sizes = [f"{lanes}x{n}" for lanes, n in shapes]
+    return subprocess.Popen(
+        [sys.executable, __file__, "--case", name, way, "--shapes", *sizes],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    )
+
+
+def measure(shapes: list[tuple[int, int]]) -> list[dict]:
+    cases = [(name, way) for name, ways in functions().items() for way in ways]
+    processes = {key: start(*key, shapes) for key in cases}
+    for process in processes.values():  # none measures while another compiles
+        while process.stdout.readline() not in ("ready\n", ""):
+            pass
+    rate = copy_rate()
+    print(f"{jax.devices()[0].device_kind}: copies at {rate / 1e12:.2f} TB/s")
+    times = {}
+    for key, process in processes.items():
+        line, _ = process.communicate("go\n")
+        times[key] = json.loads(line) if process.returncode == 0 else None
+    rows = []
+    for name, ways in functions().items():
+        index = 0
+        for lanes, n in shapes:
+            for backward in (False, True):
+                us = {way: times[name, way] and times[name, way][index] for way in ways}
+                index += 1
+                least = 1e6 * bytes_moved(name, lanes, n, backward) / rate
+                rows.append(
+                    {
+                        "operation": name,
+                        "pass": "forward and backward" if backward else "forward",
+                        "shape": [lanes, n] + ([CHANNELS] if name == "propagate" else []),
+                        "us": us,
+                        "bytes_us": least,
+                    }
+                )
+                said = "  ".join(f"{way} {time or float('nan'):9.1f}" for way, time in us.items())
+                kind = "fwd+bwd" if backward else "fwd"
+                print(f"{name:10}{lanes:4} x {n:<6}{kind:8} us: {said}  bytes {least:.1f}")
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one small shape")
+    parser.add_argument("--shapes", nargs="+", help="lanes x sites, such as 8x32768")
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        raise SystemExit("benchmarks/greens_gpu.py needs a GPU")
+    shapes = [(4, 512)] if options.quick else SHAPES
+    if options.shapes:
+        shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
+    if options.case:
+        case(*options.case, shapes)
+        return
+    report = {
+        "device": device.device_kind,
+        "platform": device.client.platform_version.splitlines()[0],
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax-triton", "triton")},
+        "rows": measure(shapes),
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    if not options.quick:
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    main()

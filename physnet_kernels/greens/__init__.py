@@ -1,0 +1,1 @@
+"""Kernels of the recursions along chains: continued fractions, linear recurrences, waves."""

@@ -1,0 +1,453 @@
+"""What every implementation must meet, in float32: values, derivatives, transforms, bad numbers.
+
+References are dense inverses and plain recursions in float64.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from physnet import greens
+
+SHAPES = [  # n, and the batch axes of onsite, hopping, energy and source
+    (1, (), (), (), ()),
+    (2, (3,), (), (), ()),
+    (3, (), (), (2,), (2,)),
+    (31, (3, 1), (4,), (), (4,)),
+    (200, (2,), (), (3, 1), (3, 1)),
+    (37, (2, 1, 1, 1), (1, 3, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)),  # no two axes go together
+]
+OPTIONS = {"center": 0.2, "radius": 0.9, "order": 4}
+
+
+@pytest.fixture(params=["xla", pytest.param("triton", marks=pytest.mark.gpu)])
+def implementation(request):
+    return request.param
+
+
+@pytest.fixture
+def functions(implementation):
+    """Name -> function of (onsite, hopping, energy, source) that gives a complex array."""
+
+    def named(function, **options):
+        return functools.partial(function, implementation=implementation, **options)
+
+    def window(onsite, hopping, energy, source, causal):
+        share = named(greens.window, causal=causal, **OPTIONS)(onsite, hopping)
+        return share.astype(jnp.complex64)
+
+    return {
+        "diagonal": lambda a, b, z, x: named(greens.diagonal)(a, b, z),
+        "left": lambda a, b, z, x: named(greens.left)(a, b, z),
+        "window": functools.partial(window, causal=False),
+        "causal window": functools.partial(window, causal=True),
+        "propagate": named(greens.propagate),
+        "propagate real": lambda a, b, z, x: named(greens.propagate)(a, b, z, x.real),
+    }
+
+
+@pytest.fixture
+def references(inverse, half_line):
+    """The same by dense inverses."""
+
+    def window(onsite, hopping, energy, source, matrix):
+        onsite = jnp.broadcast_to(
+            onsite, (*np.broadcast_shapes(onsite.shape[:-1], hopping.shape[:-1]), onsite.shape[-1])
+        )
+        share = jnp.zeros(onsite.shape)
+        for k in range(OPTIONS["order"] // 2):
+            phase = np.exp(1j * np.pi * (2 * k + 1) / OPTIONS["order"])
+            z = jnp.asarray(OPTIONS["center"] + OPTIONS["radius"] * phase)
+            g = jnp.diagonal(matrix(onsite, hopping, z), axis1=-2, axis2=-1)
+            share = share + (OPTIONS["radius"] * phase * g).real * (2 / OPTIONS["order"])
+        return share.astype(complex)
+
+    def diagonal(a, b, z, x, matrix):
+        return jnp.diagonal(matrix(a, b, z), axis1=-2, axis2=-1)
+
+    def propagate(a, b, z, x):
+        dense, x = half_line(a, b, z), x.astype(complex)
+        batch = np.broadcast_shapes(dense.shape[:-2], x.shape[:-2])
+        dense = jnp.broadcast_to(dense, (*batch, *dense.shape[-2:]))
+        return dense @ jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
+
+    return {
+        "diagonal": functools.partial(diagonal, matrix=inverse),
+        "left": functools.partial(diagonal, matrix=half_line),
+        "window": functools.partial(window, matrix=inverse),
+        "causal window": functools.partial(window, matrix=half_line),
+        "propagate": propagate,
+        "propagate real": lambda a, b, z, x: propagate(a, b, z, x.real),
+    }
+
+
+NAMES = ["diagonal", "left", "window", "causal window", "propagate", "propagate real"]
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def arguments(random_chain, n, a=(), b=(), z=(), x=(), *, d=3, seed=0):
+    """Onsite, hopping, energy and source, in float32 and complex64."""
+    chain = random_chain(n, a, b, z, seed=seed, eta=(0.1, 1.0))
+    rng = np.random.default_rng(seed + 1)
+    source = rng.normal(size=(*x, n, d)) + 1j * rng.normal(size=(*x, n, d))
+    return tuple(
+        jnp.asarray(v, jnp.complex64 if jnp.iscomplexobj(v) else jnp.float32)
+        for v in (*chain, source)
+    )
+
+
+def wide(values):
+    """In float64 and complex128."""
+    return tuple(v.astype(jnp.complex128 if jnp.iscomplexobj(v) else jnp.float64) for v in values)
+
+
+def loss(function, *values):
+    """A real number that weighs every entry differently and is not linear in them."""
+    y = function(*values)
+    weight = jnp.asarray(np.random.default_rng(3).normal(size=(2, *y.shape)), y.real.dtype)
+    return jnp.sum(weight[0] * y.real * y.real) + jnp.sum(weight[1] * y.imag)
+
+
+def assert_near(value, other, tolerance):
+    """Of the same shape, and equal as far as the largest entry tells, or nearly zero."""
+    value, other = np.asarray(value), np.asarray(other)
+    assert value.shape == other.shape
+    assert np.isfinite(value).all()
+    assert np.all(np.abs(value - other) <= tolerance * np.abs(other).max(initial=0) + 1e-6)
+
+
+def assert_close(ours, expected, tolerance=2e-5):
+    for value, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert_near(value, other, tolerance)
+
+
+@every
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_are_those_of_dense_inverses(name, shape, functions, references, random_chain):
+    values = arguments(random_chain, *shape)
+    y = functions[name](*values)
+    assert y.dtype == jnp.complex64
+    assert_close(y, references[name](*wide(values)))
+
+
+@every
+@pytest.mark.parametrize("shape", [SHAPES[0], (9, (2, 1), (), (3,), (2, 1))])
+def test_gradients_are_those_of_dense_inverses(name, shape, functions, references, random_chain):
+    values = arguments(random_chain, *shape)
+    every = tuple(range(4))
+    ours = jax.jit(jax.grad(functools.partial(loss, functions[name]), every))(*values)
+    expected = jax.grad(functools.partial(loss, references[name]), every)(*wide(values))
+    for value, argument, other in zip(ours, values, expected, strict=True):
+        assert value.dtype == argument.dtype
+        assert_near(value, other, 1e-4)
+
+
+@every
+def test_forward_mode_and_second_order(name, functions, references, random_chain):
+    values, tangents = (arguments(random_chain, 7, (2,), (), (), (2,), seed=s) for s in (0, 5))
+
+    def second(function):
+        gradient = jax.grad(functools.partial(loss, function), (0, 1, 2, 3))
+        return lambda v, t: (jax.jvp(function, v, t), jax.jvp(gradient, v, t)[1])
+
+    ours = jax.jit(second(functions[name]))(values, tangents)
+    expected = second(references[name])(wide(values), wide(tangents))
+    for value, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert_near(value, other, 2e-4)
+
+
+@every
+def test_nested_vmap_and_its_gradient(name, functions, random_chain):
+    values = arguments(random_chain, 40, (3, 1), (2,), (2,), (3, 2))
+
+    def mapped(function):
+        inner = jax.vmap(function, in_axes=(None, 0, 0, 0))
+        return jax.vmap(inner, in_axes=(0, None, None, 0))
+
+    def alone(a, b, z, x):
+        return functions[name](a, b, z, x)
+
+    flat = (values[0][:, 0], *values[1:])
+    ours = jax.jit(mapped(alone))(*flat)
+    assert_close(ours, jnp.broadcast_to(functions[name](*values), ours.shape), 1e-6)
+    gradient = jax.jit(jax.grad(functools.partial(loss, mapped(alone)), (0, 1, 2, 3)))(*flat)
+    whole = jax.grad(
+        functools.partial(loss, lambda *v: jnp.broadcast_to(functions[name](*v), ours.shape)),
+        (0, 1, 2, 3),
+    )(*values)
+    assert_close(gradient[0], whole[0][:, 0], 1e-5)
+    for value, other in zip(gradient[1:], whole[1:], strict=True):
+        assert_near(value, other, 1e-5)
+
+
+def half_lines(onsite, weight, energy):
+    """gL (lanes, n) by the plain recursion, w (lanes, n) the bond in front of each site."""
+    green, g = np.zeros(onsite.shape, complex), np.zeros(onsite.shape[0], complex)
+    for i in range(onsite.shape[1]):
+        g = 1 / (energy - onsite[:, i] - weight[:, i] * g)
+        green[:, i] = g
+    return green
+
+
+@pytest.mark.parametrize(("eta", "tolerance"), [(1e-3, 2e-4), (1e-2, 2e-5), (1.0, 1e-6)])
+def test_accuracy_of_long_chains(eta, tolerance, implementation):
+    rng = np.random.default_rng(7)
+    disorder = np.array([0.0, 0.5, 2.0, 10.0])[:, None]
+    onsite = np.float32(disorder * rng.uniform(-0.5, 0.5, (4, 65536)))
+    z = np.complex64(0.3 + 1j * eta)
+    weight = np.ones(onsite.shape)
+    weight[:, 0] = 0
+    left = half_lines(onsite.astype(float), weight, complex(z))
+    right = half_lines(onsite[:, ::-1].astype(float), weight, complex(z))[:, ::-1]
+    before, behind = np.pad(left[:, :-1], ((0, 0), (1, 0))), np.pad(right[:, 1:], ((0, 0), (0, 1)))
+    both = 1 / (complex(z) - onsite - before - behind)
+    hopping = jnp.ones(65535, jnp.float32)
+    for function, expected in ((greens.left, left), (greens.diagonal, both)):
+        g = np.asarray(function(jnp.asarray(onsite), hopping, z, implementation=implementation))
+        assert np.all(g.imag <= 0)
+        assert (np.abs(g - expected) / np.abs(expected)).max() < tolerance
+
+
+def test_long_waves_and_their_gradient(implementation):
+    """Many chunks: against the plain recursion, and its transpose."""
+    rng = np.random.default_rng(0)
+    n, d = 3001, 5
+    onsite, source, u = rng.normal(size=(2, n)), rng.normal(size=(2, n, d)), rng.normal(size=(n, d))
+    hopping = rng.normal(size=n - 1) + 1j * rng.normal(size=n - 1)
+    link = np.pad(hopping.conj(), (1, 0))
+    z = 0.1 + 0.3j
+    green = half_lines(onsite, np.broadcast_to(np.abs(link) ** 2, (2, n)), z)
+    y = np.zeros((2, n, d), complex)
+    for i in range(n):
+        y[:, i] = green[:, i, None] * (source[:, i] + (link[i] * y[:, i - 1] if i else 0))
+    factor, t = green * link, np.zeros((2, n, d), complex)
+    for i in range(n)[::-1]:
+        t[:, i] = u[i] + (factor[:, i + 1, None] * t[:, i + 1] if i + 1 < n else 0)
+
+    def total(x):
+        waves = greens.propagate(
+            jnp.asarray(onsite, jnp.float32),
+            jnp.asarray(hopping, jnp.complex64),
+            np.complex64(z),
+            x,
+            implementation=implementation,
+        )
+        return jnp.sum(waves.real * jnp.asarray(u, jnp.float32)[None]), waves
+
+    (_, ours), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(source, jnp.float32))
+    assert_close(ours, y)
+    assert_close(gradient, (green[..., None] * t).real)
+
+
+@pytest.mark.parametrize("n", [9, 700])
+def test_a_chain_continues_from_its_state(n, implementation, random_chain):
+    onsite, hopping, energy, source = arguments(random_chain, n, (2,), (), (2,), (2,))
+    cut = (0, n // 3, n // 3 + 1, n)
+    options = {"implementation": implementation, "return_state": True}
+    wholes = (
+        greens.left(onsite, hopping, energy, **options)[0],
+        greens.window(onsite, hopping, causal=True, **OPTIONS, **options)[0],
+        greens.propagate(onsite, hopping, energy, source, **options)[0],
+    )
+    parts, states = ([], [], []), [None, None, None]
+    for start, stop in itertools.pairwise(cut):
+        a, b, x = (
+            onsite[:, start:stop],
+            hopping[max(start - 1, 0) : stop - 1],
+            source[:, start:stop],
+        )
+        results = (
+            greens.left(a, b, energy, initial=states[0], **options),
+            greens.window(a, b, causal=True, **OPTIONS, initial=states[1], **options),
+            greens.propagate(a, b, energy, x, initial=states[2], **options),
+        )
+        states = [state for _, state in results]
+        for part, (value, _) in zip(parts, results, strict=True):
+            part.append(value)
+    for part, whole, axis in zip(parts, wholes, (-1, -1, -2), strict=True):
+        assert_close(jnp.concatenate(part, axis), whole, 1e-5)
+
+
+def test_a_gradient_flows_through_the_state(implementation, random_chain):
+    onsite, hopping, energy, x = arguments(random_chain, 20)
+    propagate = functools.partial(greens.propagate, implementation=implementation)
+
+    def whole(onsite, hopping, x):
+        return jnp.abs(propagate(onsite, hopping, energy, x)[-1]).sum()
+
+    def halves(onsite, hopping, x):
+        _, state = propagate(onsite[:9], hopping[:8], energy, x[:9], return_state=True)
+        return jnp.abs(propagate(onsite[9:], hopping[8:], energy, x[9:], initial=state)[-1]).sum()
+
+    ours, expected = (jax.jit(jax.grad(f, (0, 1, 2)))(onsite, hopping, x) for f in (halves, whole))
+    for value, other in zip(ours, expected, strict=True):
+        assert_near(value, other, 1e-5)
+
+
+@pytest.mark.parametrize("n", [40, 3000])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_reaches_the_sites_that_see_it_and_no_other(
+    n, bad, implementation, random_chain
+):
+    onsite, hopping, energy, source = arguments(random_chain, n, (2,), (), (), (2,))
+    j = 2 * n // 3
+    broken = onsite.at[0, j].set(bad)
+    options = {"implementation": implementation}
+    causal = {
+        "left": lambda a, x: greens.left(a, hopping, energy, **options),
+        "window": lambda a, x: greens.window(a, hopping, causal=True, **OPTIONS, **options),
+        "propagate": lambda a, x: greens.propagate(a, hopping, energy, x, **options)[..., 0],
+    }
+    for function in causal.values():
+        clean, y = function(onsite, source), function(broken, source)
+        np.testing.assert_array_equal(y[0, :j], clean[0, :j])
+        assert np.isnan(y[0, j:]).all()
+        np.testing.assert_array_equal(y[1], clean[1])
+    for function in (
+        functools.partial(greens.diagonal, energy=energy),
+        functools.partial(greens.window, **OPTIONS),
+    ):
+        y = function(broken, hopping, **options)
+        assert np.isnan(y[0]).all()
+        assert np.isfinite(y[1]).all()
+    y = causal["propagate"](onsite, source.at[0, j].set(np.nan))
+    assert np.isfinite(y[0, :j]).all()
+    assert np.isnan(y[0, j:]).all()
+
+
+@pytest.mark.parametrize("n", [9, 2500])
+def test_later_sites_change_no_bit_of_what_is_causal(n, implementation, random_chain):
+    onsite, hopping, energy, source = arguments(random_chain, n, (2,), (), (2,), (2,))
+
+    @jax.jit
+    def causal(onsite, hopping, source):
+        options = {"implementation": implementation}
+        return (
+            greens.left(onsite, hopping, energy, **options),
+            greens.window(onsite, hopping, causal=True, **OPTIONS, **options),
+            greens.propagate(onsite, hopping, energy, source, **options)[..., 0],
+        )
+
+    before = causal(onsite, hopping, source)
+    for j in (n - 1, n // 2, 3):
+        later = (
+            onsite.at[:, j:].multiply(-3.0),
+            hopping.at[j - 1 :].add(0.7),
+            source.at[:, j:].add(2.0),
+        )
+        for changed, old in zip(causal(*later), before, strict=True):
+            np.testing.assert_array_equal(changed[:, :j], old[:, :j])
+            assert not np.array_equal(changed[:, j], old[:, j])
+
+
+def test_huge_numbers_decouple_and_stay_finite(implementation):
+    onsite = jnp.asarray([1e30, 0.5, -1e30, 0.25, 1e38, 3e38], jnp.float32)
+    hopping = jnp.ones(5, jnp.float32)
+
+    def density(onsite, hopping):
+        g = greens.diagonal(onsite, hopping, 0.1 + 1e-4j, implementation=implementation)
+        return -g.imag / jnp.pi
+
+    value = density(onsite, hopping)
+    alone = 1e-4 / ((0.1 - np.asarray(onsite, float)) ** 2 + 1e-8) / np.pi
+    np.testing.assert_allclose(value, alone, rtol=1e-4, atol=1e-30)
+    assert np.all(value >= 0)
+    gradients = jax.grad(lambda *c: density(*c).sum(), (0, 1))(onsite, hopping)
+    assert all(np.isfinite(g).all() for g in gradients)
+    source = jnp.ones((6, 2), jnp.float32)
+
+    def waves(*chain):
+        return jnp.abs(
+            greens.propagate(*chain, 0.1 + 1e-4j, source, implementation=implementation)
+        ).sum()
+
+    gradients = jax.grad(waves, (0, 1))(onsite, hopping)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_without_hopping_each_site_is_alone(implementation):
+    onsite = np.linspace(-3, 3, 1000).astype(np.float32)
+    for function in (greens.diagonal, greens.left):
+        g = function(
+            jnp.asarray(onsite),
+            jnp.zeros(999, jnp.float32),
+            0.5 + 1e-3j,
+            implementation=implementation,
+        )
+        np.testing.assert_allclose(g, 1 / (np.complex64(0.5 + 1e-3j) - onsite), rtol=1e-4)
+
+
+def test_a_window_stays_in_the_unit_interval(implementation):
+    rng = np.random.default_rng(0)
+    disorder = np.array([0.0, 1.0, 20.0])[:, None]
+    onsite = jnp.asarray(disorder * rng.uniform(-1, 1, (3, 4096)), jnp.float32)
+    for causal in (False, True):
+        for radius in (1e-3, 0.5, 100.0):
+            n = greens.window(
+                onsite,
+                jnp.ones(4095, jnp.float32),
+                center=0.0,
+                radius=radius,
+                causal=causal,
+                implementation=implementation,
+            )
+            assert np.all((n >= 0) & (n <= 1))
+        assert np.all(n > 0.999)  # a window that holds the whole spectrum
+
+
+def test_a_traced_energy_below_the_axis_gives_the_conjugate(implementation, random_chain):
+    onsite, hopping, energy, _ = arguments(random_chain, 2000, (2,))
+    function = functools.partial(greens.diagonal, implementation=implementation)
+    below = jax.jit(function)(onsite, hopping, energy.conj())
+    assert_close(below, function(onsite, hopping, energy).conj(), 1e-5)
+
+
+def test_thousands_of_short_chains(implementation):
+    rng = np.random.default_rng(0)
+    onsite = jnp.asarray(rng.normal(size=(3000, 5)), jnp.float32)
+    source = jnp.asarray(rng.normal(size=(3000, 5, 2)), jnp.float32)
+    chain = onsite, jnp.ones(4, jnp.float32), np.complex64(0.2 + 0.3j)
+    options = {"implementation": implementation}
+    together = (
+        greens.diagonal(*chain, **options),
+        greens.propagate(*chain, source, **options),
+    )
+    for some in (slice(0, 2), slice(1499, 1500), slice(2998, 3000)):
+        alone = (
+            greens.diagonal(onsite[some], *chain[1:], implementation="xla"),
+            greens.propagate(onsite[some], *chain[1:], source[some], implementation="xla"),
+        )
+        assert_close(tuple(x[some] for x in together), alone, 1e-5)
+
+
+def test_no_chain_at_all(implementation):
+    for n in (1, 4):
+        g = greens.diagonal(
+            jnp.zeros((0, n), jnp.float32), jnp.ones(n - 1, jnp.float32), 1j,
+            implementation=implementation,
+        )  # fmt: skip
+        assert g.shape == (0, n)
+
+
+def test_within_shard_map(functions, random_chain):
+    values = arguments(random_chain, 150, (2,), (), (), (2,))
+    mesh = jax.make_mesh((1,), ("chains",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (P("chains"), P(), P(), P("chains"))
+
+    def total(*values):
+        return sum(jnp.sum(jnp.abs(f(*values)) ** 2) for f in functions.values())[None]
+
+    sharded = jax.shard_map(total, mesh=mesh, in_specs=specs, out_specs=P("chains"))
+
+    def gradients(f):
+        return jax.jit(jax.value_and_grad(lambda *v: f(*v).sum(), (0, 1, 2, 3)))(*values)
+
+    for ours, expected in zip(
+        jax.tree.leaves(gradients(sharded)), jax.tree.leaves(gradients(total)), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
