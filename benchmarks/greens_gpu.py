@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import select
 import subprocess
 import sys
 import time
@@ -141,13 +142,13 @@ def called(function: Callable, backward: bool, calls: int) -> Callable:
     """A program of several calls, each on an onsite that waits for the one before."""
 
     def once(onsite, hopping, source, cotangent):
+        # the barriers keep XLA from leaving out what the next call does not need
         if not backward:
-            y = function(onsite, hopping, source)
+            y = lax.optimization_barrier(function(onsite, hopping, source))
         else:
             y, transposed = jax.vjp(function, onsite, hopping, source)
-            gradient = transposed(cotangent)
-            # all of them count: an unused one would be left out
-            y, *_ = lax.optimization_barrier((gradient[0], gradient[1:], y))
+            y, gradient = lax.optimization_barrier((y, transposed(cotangent)))
+            return onsite + jnp.float32(1e-30) * gradient[0]
         y = y.reshape(*onsite.shape, -1)[..., 0]
         return onsite + jnp.float32(1e-30) * y.real
 
@@ -206,18 +207,24 @@ def start(name: str, way: str, shapes: list[tuple[int, int]]) -> subprocess.Pope
     )
 
 
-def measure(shapes: list[tuple[int, int]]) -> list[dict]:
+def measure(shapes: list[tuple[int, int]], patience: float) -> list[dict]:
+    """Rows of results; None where a process failed or took too long to compile."""
     cases = [(name, way) for name, ways in functions().items() for way in ways]
     processes = {key: start(*key, shapes) for key in cases}
+    deadline = time.monotonic() + patience
     for process in processes.values():  # none measures while another compiles
-        while process.stdout.readline() not in ("ready\n", ""):
-            pass
+        left = max(0.0, deadline - time.monotonic())
+        if not select.select([process.stdout], [], [], left)[0]:
+            process.kill()
+            continue
+        process.stdout.readline()
     rate = copy_rate()
-    print(f"{jax.devices()[0].device_kind}: copies at {rate / 1e12:.2f} TB/s")
+    print(f"{jax.devices()[0].device_kind}: copies at {rate / 1e12:.2f} TB/s", flush=True)
     times = {}
     for key, process in processes.items():
-        line, _ = process.communicate("go\n")
+        line = "" if process.poll() is not None else process.communicate("go\n")[0]
         times[key] = json.loads(line) if process.returncode == 0 else None
+        print(*key, times[key], flush=True)
     rows = []
     for name, ways in functions().items():
         index = 0
@@ -246,24 +253,25 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one small shape")
     parser.add_argument("--shapes", nargs="+", help="lanes x sites, such as 8x32768")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--patience", type=float, default=600, help="seconds for compilation")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    device = jax.devices()[0]
-    if device.platform != "gpu":
-        raise SystemExit("benchmarks/greens_gpu.py needs a GPU")
     shapes = [(4, 512)] if options.quick else SHAPES
     if options.shapes:
         shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
     if options.case:
         case(*options.case, shapes)
         return
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        raise SystemExit("benchmarks/greens_gpu.py needs a GPU")
     report = {
         "device": device.device_kind,
         "platform": device.client.platform_version.splitlines()[0],
         "jax": jax.__version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax-triton", "triton")},
-        "rows": measure(shapes),
+        "rows": measure(shapes, options.patience),
     }
     text = json.dumps(report, indent=1) + "\n"
     if not options.quick:

@@ -308,7 +308,8 @@ def _tiles(n: int, d: int, count: int) -> tuple[Constants, tuple[int, int]]:
     """Sites a run, runs and channels a program, and the grid, for numbers of many channels."""
     channels = min(_power(d), 64)
     sites = 64
-    while sites > 8 and count * n * d < sites << 18:
+    # short runs fill the device, but one kernel goes through all runs of a lane
+    while sites > 8 and count * n * d < sites << 18 and n <= 512 * sites:
         sites //= 2
     runs = -(-n // sites)
     rows = max(1, min(256 // channels, _power(runs)))

@@ -16,9 +16,7 @@ from physnet import greens
 
 SHAPES = [  # n, and the batch axes of onsite, hopping, energy and source
     (1, (), (), (), ()),
-    (2, (3,), (), (), ()),
-    (3, (), (), (2,), (2,)),
-    (31, (3, 1), (4,), (), (4,)),
+    (2, (3,), (4, 1), (), (4, 1)),
     (200, (2,), (), (3, 1), (3, 1)),
     (37, (2, 1, 1, 1), (1, 3, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)),  # no two axes go together
 ]
