@@ -183,6 +183,29 @@ def test_nested_vmap_and_its_gradient(name, functions, random_chain):
         assert_near(value, other, 1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["diagonal", "causal window", "propagate"])
+def test_kernels_run_and_vmap_makes_lanes_of_them(name, random_chain):
+    """A name never falls back in silence, and a batch is no loop."""
+    options = {"implementation": "triton"}
+
+    def loss(a, b, z, x):
+        y = {
+            "diagonal": lambda: greens.diagonal(a, b, z, **options),
+            "causal window": lambda: greens.window(a, b, causal=True, **OPTIONS, **options),
+            "propagate": lambda: greens.propagate(a, b, z, x, **options),
+        }[name]()
+        return jnp.sum(jnp.abs(y) ** 2)
+
+    gradient = jax.grad(loss, (0, 1))
+
+    values = arguments(random_chain, 40, (3,), (3,), (3,), (3,))
+    alone = jax.jit(gradient).lower(*(v[0] for v in values)).as_text()
+    mapped = jax.jit(jax.vmap(gradient)).lower(*values).as_text()
+    assert alone.count("triton_kernel_call") == mapped.count("triton_kernel_call") > 0
+    assert "stablehlo.while" not in mapped
+
+
 def half_lines(onsite, weight, energy):
     """gL (lanes, n) by the plain recursion, w (lanes, n) the bond in front of each site."""
     green, g = np.zeros(onsite.shape, complex), np.zeros(onsite.shape[0], complex)
