@@ -1,43 +1,131 @@
-"""The only place that chooses an implementation.
+"""The only place that chooses an implementation, and the only one that names the kernels.
 
 `None` takes the fastest implementation that is installed and serves the call; a named one runs or
-raises `NotImplementedError` that says what there is. Nothing falls back from a name in silence.
+raises `NotImplementedError` that says why not. Nothing falls back from a name in silence.
 """
 
-from typing import Literal
+import importlib
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
 
 Implementation = Literal["xla", "mosaic_gpu", "triton"]
+Facts = dict[str, Any]
+Requirement = Callable[[Facts], str | None]  # why a call is not served, or None
 
-# What each operation has, fastest first. "xla" runs on every device.
-_AVAILABLE: dict[str, tuple[Implementation, ...]] = {
-    "greens.diagonal": ("xla",),
-    "greens.left": ("xla",),
-    "greens.window": ("xla",),
-    "greens.propagate": ("xla",),
-    "attention.scattering_attention": ("xla",),
-    "attention.block_sparse_attention": ("xla",),
+
+def _hopper(facts: Facts) -> str | None:
+    return None if _capability() == (9, 0) else "a GPU of compute capability 9.0 (Hopper)"
+
+
+def _ampere(facts: Facts) -> str | None:
+    return None if _capability() >= (8, 0) else "an NVIDIA GPU of compute capability 8.0 or more"
+
+
+def _triton(facts: Facts) -> str | None:
+    missing = [name for name in ("jax_triton", "triton") if not importlib.util.find_spec(name)]
+    return f"the package {missing[0]}: pip install 'physnet[triton]'" if missing else None
+
+
+def _dtypes(*names: str) -> Requirement:
+    def check(facts: Facts) -> str | None:
+        name = jnp.dtype(facts["dtype"]).name
+        return None if name in names else f"dtype {' or '.join(names)}, got {name}"
+
+    return check
+
+
+def _head_dim(facts: Facts) -> str | None:
+    size = facts["head_dim"]
+    return None if size <= 256 else f"a head dimension of at most 256, got {size}"
+
+
+def _block_size(facts: Facts) -> str | None:
+    size = facts["block_size"]
+    return None if size % 128 == 0 else f"a block size that is a multiple of 128, got {size}"
+
+
+def _some_pairs(facts: Facts) -> str | None:
+    return None if facts["pairs"] else "at least one query and one key"
+
+
+_SHAPES = (_head_dim, _block_size, _some_pairs)
+_ATTENTION: dict[Implementation, tuple[Requirement, ...]] = {
+    "mosaic_gpu": (_hopper, _dtypes("bfloat16", "float16"), *_SHAPES),
+    "triton": (_ampere, _triton, _dtypes("bfloat16", "float16", "float32"), *_SHAPES),
+    "xla": (),
+}
+_CHAIN: dict[Implementation, tuple[Requirement, ...]] = {
+    "triton": (_ampere, _triton, _dtypes("float32")),
+    "xla": (),
+}
+
+# What each operation has, fastest first, and what each of these needs. "xla" runs everywhere.
+_TABLE: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
+    "greens.diagonal": _CHAIN,
+    "greens.left": _CHAIN,
+    "greens.window": _CHAIN,
+    "greens.propagate": _CHAIN,
+    "attention.scattering_attention": _ATTENTION,
+    "attention.block_sparse_attention": _ATTENTION,
 }
 
 
-def choose(operation: str, implementation: Implementation | None) -> Implementation:
+def choose(
+    operation: str, implementation: Implementation | None, *, pays: bool = True, **facts: Any
+) -> Implementation:
     """Name of the implementation that will run `operation`.
 
     Args:
         operation: A key of the table above, such as "greens.diagonal".
         implementation: A name, or None for the fastest one.
+        pays: Whether a kernel would be faster than "xla" on a call of this size.
+        facts: What the requirements look at, such as dtype.
 
     Returns:
-        The name of an implementation that exists.
+        The name of an implementation that serves the call.
 
     Raises:
-        NotImplementedError: `implementation` names one that this operation does not have.
+        NotImplementedError: `implementation` names one that this operation does not have, or that
+            does not serve the call on this device.
     """
-    available = _AVAILABLE[operation]
+    table = _TABLE[operation]
     if implementation is None:
-        return available[0]
-    if implementation not in available:
+        if not pays:
+            return "xla"
+        return next(name for name, needs in table.items() if _unmet(needs, facts) is None)
+    if implementation not in table:
         raise NotImplementedError(
             f"{operation} has no implementation={implementation!r}; it has "
-            + ", ".join(repr(name) for name in available)
+            + ", ".join(repr(name) for name in table)
+        )
+    if (why := _unmet(table[implementation], facts)) is not None:
+        raise NotImplementedError(
+            f"{operation} with implementation={implementation!r} needs {why}; "
+            "implementation=None takes one that serves this call"
         )
     return implementation
+
+
+def load(folder: str, implementation: Implementation) -> ModuleType:
+    """The module of kernels that `implementation` names, imported when first needed."""
+    return importlib.import_module(f"physnet_kernels.{folder}.{implementation}")
+
+
+def _unmet(needs: tuple[Requirement, ...], facts: Facts) -> str | None:
+    return next((why for need in needs if (why := need(facts)) is not None), None)
+
+
+def _capability() -> tuple[int, int]:
+    """CUDA's compute capability of the device that computations go to; (0, 0) of another one."""
+    device = jax.config.jax_default_device
+    if device is None or isinstance(device, str):
+        device = jax.devices(device)[0]
+    if device.platform != "gpu":
+        return (0, 0)
+    major, _, minor = str(getattr(device, "compute_capability", "0.0")).partition(".")
+    return (int(major), int(minor or 0)) if major.isdigit() else (0, 0)

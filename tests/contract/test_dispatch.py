@@ -1,6 +1,7 @@
 """A named implementation runs or raises; None runs the fastest there is."""
 
 import functools
+import importlib.util
 import inspect
 
 import jax
@@ -9,21 +10,24 @@ import numpy as np
 import pytest
 
 from physnet import _dispatch, attention, birman_schwinger, greens, scattering
+from physnet.attention import _over_blocks
 
 MECHANISMS = (attention, birman_schwinger, greens, scattering)
 NAMES = ("xla", "mosaic_gpu", "triton", "cuda")
+HOPPER, AMPERE, NO_GPU = (9, 0), (8, 6), (0, 0)
 
 
 def _arguments():
     """Arguments with which each function that takes `implementation` runs."""
-    onsite, hopping = jnp.array([0.3, -0.2, 0.5, 0.1]), jnp.array([1.0, 0.7, 0.9])
+    onsite = jnp.array([0.3, -0.2, 0.5, 0.1], jnp.float32)
+    hopping = jnp.array([1.0, 0.7, 0.9], jnp.float32)
     chain = (onsite, hopping, 0.2 + 0.1j)
     x = jnp.linspace(-1.0, 1.0, 1 * 8 * 2 * 4).reshape(1, 8, 2, 4)
     return {
         "greens.diagonal": (chain, {}),
         "greens.left": (chain, {}),
         "greens.window": ((onsite, hopping), {"center": 0.0, "radius": 1.0}),
-        "greens.propagate": ((*chain, jnp.ones((4, 2))), {}),
+        "greens.propagate": ((*chain, jnp.ones((4, 2), jnp.float32)), {}),
         "attention.scattering_attention": (
             (x, x, x, jnp.linspace(0.0, 1.0, 8)[None]),
             {"threshold": 0.3},
@@ -47,7 +51,7 @@ operations = pytest.mark.parametrize("operation", sorted(FUNCTIONS))
 
 
 def test_table_and_cases_cover_every_function_that_dispatches():
-    assert set(FUNCTIONS) == set(_dispatch._AVAILABLE) == set(_arguments())
+    assert set(FUNCTIONS) == set(_dispatch._TABLE) == set(_arguments())
 
 
 @operations
@@ -55,13 +59,14 @@ def test_signature(operation):
     parameter = inspect.signature(FUNCTIONS[operation]).parameters["implementation"]
     assert parameter.kind is parameter.KEYWORD_ONLY
     assert parameter.default is None
-    assert "xla" in _dispatch._AVAILABLE[operation]
+    assert list(_dispatch._TABLE[operation])[-1] == "xla"
+    assert _dispatch._TABLE[operation]["xla"] == ()
 
 
 @operations
 def test_a_name_that_is_not_there_raises_and_says_what_is(operation, bare_errors):
     arguments, options = _arguments()[operation]
-    available = _dispatch._AVAILABLE[operation]
+    available = _dispatch._TABLE[operation]
     missing = [name for name in NAMES if name not in available]
     assert "cuda" in missing
     for name in missing:
@@ -80,3 +85,106 @@ def test_none_agrees_with_the_reference(operation):
     chosen, reference = call(implementation=None), call(implementation="xla")
     np.testing.assert_allclose(chosen, reference, rtol=1e-5)
     assert np.abs(reference).max() > 0.01
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """device(capability, installed): dispatch as if on such a machine."""
+
+    def pretend(capability, installed=("jax_triton", "triton")):
+        monkeypatch.setattr(_dispatch, "_capability", lambda: capability)
+        found = importlib.util.find_spec
+
+        def find_spec(name):
+            if name in ("jax_triton", "triton"):
+                return object() if name in installed else None
+            return found(name)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+    return pretend
+
+
+ATTENTION = {"dtype": jnp.bfloat16, "head_dim": 128, "block_size": 128, "pairs": 10**6}
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "facts", "want"),
+    [
+        (HOPPER, True, {}, "mosaic_gpu"),
+        (HOPPER, False, {}, "mosaic_gpu"),
+        (HOPPER, True, {"dtype": jnp.float32}, "triton"),
+        (HOPPER, False, {"dtype": jnp.float32}, "xla"),
+        (HOPPER, True, {"dtype": jnp.float64}, "xla"),
+        (HOPPER, True, {"head_dim": 257}, "xla"),
+        (HOPPER, True, {"block_size": 96}, "xla"),
+        (HOPPER, True, {"pays": False}, "xla"),
+        (HOPPER, True, {"pairs": 0}, "xla"),
+        (AMPERE, True, {}, "triton"),
+        (AMPERE, False, {}, "xla"),
+        ((10, 0), True, {}, "triton"),
+        ((7, 5), True, {}, "xla"),
+        (NO_GPU, True, {}, "xla"),
+    ],
+)
+def test_none_takes_the_fastest_that_serves(device, capability, installed, facts, want):
+    device(capability, ("jax_triton", "triton") if installed else ())
+    for operation in ("attention.scattering_attention", "attention.block_sparse_attention"):
+        assert _dispatch.choose(operation, None, **ATTENTION | facts) == want
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "installed", "facts", "why"),
+    [
+        ("mosaic_gpu", NO_GPU, True, {}, "9.0"),
+        ("mosaic_gpu", AMPERE, True, {}, "9.0"),
+        ("mosaic_gpu", HOPPER, True, {"dtype": jnp.float32}, "bfloat16 or float16, got float32"),
+        ("mosaic_gpu", HOPPER, True, {"head_dim": 512}, "at most 256, got 512"),
+        ("mosaic_gpu", HOPPER, True, {"block_size": 64}, "multiple of 128, got 64"),
+        ("mosaic_gpu", HOPPER, True, {"pairs": 0}, "at least one query"),
+        ("triton", NO_GPU, True, {}, "8.0"),
+        ("triton", HOPPER, False, {}, "jax_triton: pip install 'physnet[triton]'"),
+        ("triton", AMPERE, True, {"dtype": jnp.float64}, "got float64"),
+    ],
+)
+def test_a_name_that_does_not_serve_the_call_says_why(
+    device, name, capability, installed, facts, why
+):
+    device(capability, ("jax_triton", "triton") if installed else ())
+    for pays in (True, False):
+        with pytest.raises(NotImplementedError) as raised:
+            _dispatch.choose("attention.scattering_attention", name, pays=pays, **ATTENTION | facts)
+        assert why in str(raised.value)
+        assert "implementation=None" in str(raised.value)
+
+
+@operations
+def test_no_fallback_is_silent(operation, device, monkeypatch):
+    """Whatever is chosen is what runs; a kernel that cannot be loaded raises."""
+    arguments, options = _arguments()[operation]
+    if operation.startswith("attention."):
+        arguments = (*(a.astype(jnp.bfloat16) for a in arguments[:3]), *arguments[3:])
+        monkeypatch.setattr(_over_blocks, "KERNEL_PAIRS", 0)
+        monkeypatch.setattr(_over_blocks, "DENSE_QUERIES", 0)
+    if operation == "attention.block_sparse_attention":
+        options = options | {"block_size": 128}
+        arguments = (*arguments[:3], jnp.ones((1, 1), bool))
+    asked = []
+
+    def load(folder, name):
+        asked.append(name)
+        raise ImportError(f"no module for {folder} and {name}")
+
+    monkeypatch.setattr(_dispatch, "load", load)
+    device(HOPPER)
+    names = [name for name in _dispatch._TABLE[operation] if name != "xla"]
+    assert names
+    for name in (*names, None):
+        with pytest.raises(ImportError, match="no module"):
+            jax.eval_shape(
+                functools.partial(FUNCTIONS[operation], **options, implementation=name), *arguments
+            )
+        assert asked.pop() == (name or names[0])
+        assert not asked
+    FUNCTIONS[operation](*arguments, **options, implementation="xla")
+    assert not asked
