@@ -39,6 +39,13 @@ class Labels(NamedTuple):
     key: jax.Array  # (B or 1, S)
 
 
+class Spoil(NamedTuple):
+    """NaN at tokens that hold something non-finite, else 0; of the accumulator's dtype."""
+
+    query: jax.Array  # (B, T, N)
+    key: jax.Array  # (B, S, K), of key or value
+
+
 class Pairs(NamedTuple):
     """What decides which pairs take part; without scores all of them pass."""
 

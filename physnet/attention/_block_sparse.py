@@ -10,7 +10,7 @@ from physnet import _checks, _dispatch
 from physnet.attention import _arguments, _layout
 from physnet.attention._dense import dense, pair_mask
 from physnet.attention._loops import Rule
-from physnet.attention._over_blocks import attend, dense_pays
+from physnet.attention._over_blocks import attend, dense_pays, facts, kernel_pays
 
 
 @overload
@@ -90,24 +90,26 @@ def block_sparse_attention(
         >>> block_sparse_attention(query, query, value, blocks).ravel().tolist()
         [0.0, 0.0, 1.5, 1.5]
     """
-    _dispatch.choose("attention.block_sparse_attention", implementation)
     x, unbatched = _arguments.tensors(query, key, value)
     time, span = x.query.shape[1], x.key.shape[1]
     if is_causal and time != span:
         raise ValueError(f"key must have {time} tokens like query where is_causal, got {span}")
     size = _size(block_size, time, span, blocks)
+    name = _dispatch.choose(
+        "attention.block_sparse_attention", implementation, pays=kernel_pays(x), **facts(x, size)
+    )
     kept = _kept(blocks, x, size, unbatched)
     factor = _arguments.scale_of(scale, x.query.shape[-1])
     positions = _arguments.positions(None, None, x, needed=False)
     pairs = _arguments.Pairs(None, positions, None)
-    if dense_pays(x):
+    if name == "xla" and dense_pays(x):
         mask = jnp.repeat(jnp.repeat(kept, size, axis=2)[:, :, :time], size, axis=3)[..., :span]
         mask = mask & pair_mask(pairs, local_window=0, is_causal=is_causal)
         output, lse = dense(x, mask, factor)
     else:
-        output, lse = attend(
-            (Rule("all", 0, is_causal, factor),), size, x, pairs, (_plan(x, kept, size),)
-        )
+        plan = _plan(x, kept, size) if name == "xla" else _kernel_plan(x, kept, size)
+        rule = Rule("all", 0, is_causal, factor)
+        output, lse = attend(name, (rule,), size, x, pairs, (plan,))
     if unbatched:
         output, lse = output[0], lse[0]
     return (output, lse) if return_lse else output
@@ -153,6 +155,14 @@ def _kept(blocks: jax.Array, x: _arguments.Tensors, size: int, unbatched: bool) 
         )
     kept = blocks.reshape(*full, *blocks.shape[-2:])
     return jnp.broadcast_to(kept, (batch, *kept.shape[1:]))
+
+
+def _kernel_plan(x: _arguments.Tensors, kept: jax.Array, size: int) -> _layout.Plan:
+    """Tokens as they come, the mask in the kernels' own blocks."""
+    times = size // 128
+    kept = jnp.repeat(jnp.repeat(kept, times, axis=2), times, axis=3)
+    rows, columns = (-(-a.shape[1] // 128) for a in (x.query, x.key))
+    return _layout.Plan(None, None, kept[:, :, :rows, :columns])
 
 
 def _plan(x: _arguments.Tensors, kept: jax.Array, size: int) -> _layout.Plan:

@@ -5,7 +5,7 @@ of a row, G query heads of a key head, H = 1 or G (then K = 1) heads with a gate
 P and Q query and key blocks, b slots of a block, D head dimension.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ class Operands(NamedTuple):
 class Plan(NamedTuple):
     """What one pass over the pairs needs besides query, key and value."""
 
-    query_order: jax.Array  # (R, P b): the token in each slot, T in an empty one
-    key_order: jax.Array  # (R, Q b)
-    kept: jax.Array | None  # (R, P, H, Q)
+    query_order: Any  # (R, P b): the token in each slot, T in an empty one; None: as they come
+    key_order: Any  # (R, Q b)
+    kept: jax.Array | None  # (R, P, H, Q); for kernels (B, 1 or N, P, Q)
 
 
 def rows(array: jax.Array, key_heads: int, split: bool) -> jax.Array:

@@ -179,7 +179,7 @@ def _backward(rule: Rule, x: Operands, cotangent, lse, shift):
     return d_query.reshape(x.query.shape), d_key, d_value
 
 
-def _rows_by_vmap(function: Callable[..., Any]) -> Callable[..., Any]:
+def rows_by_vmap(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` of arrays with a row axis in front, such that vmap makes more rows of it."""
     batched = custom_vmap(function)
 
@@ -200,10 +200,10 @@ def _rows_by_vmap(function: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def forward(rule: Rule) -> Callable[..., Any]:
     """operands -> output (R, P, K, G, b, D) and lse (R, P, K, G, b); -inf without a pair."""
-    return _rows_by_vmap(functools.partial(_forward, rule))
+    return rows_by_vmap(functools.partial(_forward, rule))
 
 
 @functools.cache
 def backward(rule: Rule) -> Callable[..., Any]:
     """operands, dO, lse, shift in query blocks -> cotangents in query and key blocks."""
-    return _rows_by_vmap(functools.partial(_backward, rule))
+    return rows_by_vmap(functools.partial(_backward, rule))

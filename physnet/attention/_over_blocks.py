@@ -2,13 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from physnet.attention._arguments import Pairs, Tensors, accumulator
+from physnet import _dispatch
+from physnet.attention._arguments import Pairs, Spoil, Tensors, accumulator
 from physnet.attention._dense import unclean
 from physnet.attention._sparse import Plans, Rules, sparse
 
 DENSE_PAIRS = 256 * 256  # so few pairs are computed at once: blocks cannot pay
 ACCELERATOR_PAIRS = 2048 * 2048  # where XLA's loops cost kernel launches
+KERNEL_PAIRS = 512 * 512  # below, launching a kernel and making its lists takes longer
 DENSE_QUERIES = 8  # the logits of so few queries are no larger than the keys
 
 
@@ -19,16 +23,51 @@ def dense_pays(x: Tensors) -> bool:
     return time * span <= few or time <= DENSE_QUERIES
 
 
+def kernel_pays(x: Tensors) -> bool:
+    """Whether a GPU kernel is faster than forming all pairs."""
+    time, span = x.query.shape[1], x.key.shape[1]
+    short = x.query.dtype.itemsize == 2  # tensor cores
+    few = KERNEL_PAIRS if short else ACCELERATOR_PAIRS
+    return time * span > few and time > DENSE_QUERIES
+
+
+def facts(x: Tensors, block_size: int = 128) -> dict[str, object]:
+    """What decides which implementation serves a call."""
+    batch, time, _, width = x.query.shape
+    pairs = batch * time * x.key.shape[1]
+    return {
+        "dtype": x.query.dtype,
+        "head_dim": width,
+        "block_size": block_size,
+        "pairs": pairs,
+    }
+
+
 def attend(
-    rules: Rules, size: int, x: Tensors, pairs: Pairs, plans: Plans
+    name: _dispatch.Implementation,
+    rules: Rules,
+    size: int,
+    x: Tensors,
+    pairs: Pairs,
+    plans: Plans,
 ) -> tuple[jax.Array, jax.Array]:
     """`sparse` for tensors that may hold non-finite entries: who sees one becomes NaN."""
     # In a shard_map the zero varies over all axes that anything here does: so then do the tensors,
     # and with them all that the loops carry.
     leaves = jax.tree.leaves((x, pairs, plans))
     zero = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.float32) for leaf in leaves)
-    x, bad_query, bad_key = unclean(x, zero)
-    spoil = jnp.where(bad_key, jnp.nan, 0).astype(accumulator(x.query.dtype))
-    output, lse = sparse(rules, size, x, spoil, pairs, plans)
+    raw = name == "mosaic_gpu"  # its kernels leave out what is marked: no copy of the tensors
+    if raw:
+        query, key, value = (jnp.any(~jnp.isfinite(lax.stop_gradient(a)), axis=-1) for a in x)
+        bad_query, bad_key = query, key | value
+        # XLA drops a selection that a constant decides.
+        x = Tensors(*(jnp.where(np.ones((), bool), a, zero.astype(a.dtype)) for a in x))
+    else:
+        x, bad_query, bad_key = unclean(x, zero)
+    dtype = accumulator(x.query.dtype)
+    spoil = Spoil(*(jnp.where(bad, jnp.nan, 0).astype(dtype) for bad in (bad_query, bad_key)))
+    output, lse = sparse(name, rules, size, x, spoil, pairs, plans)
+    if raw:
+        return output, lse
     output = jnp.where(bad_query[..., None], jnp.nan, output)
     return output, jnp.where(bad_query, jnp.nan, lse)

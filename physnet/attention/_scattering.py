@@ -4,6 +4,7 @@ from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -11,7 +12,7 @@ from physnet import _checks, _dispatch, scattering
 from physnet.attention import _arguments, _layout
 from physnet.attention._dense import dense, pair_mask
 from physnet.attention._loops import Rule
-from physnet.attention._over_blocks import attend, dense_pays
+from physnet.attention._over_blocks import attend, dense_pays, facts, kernel_pays
 
 _BLOCK = 128
 
@@ -129,9 +130,11 @@ def scattering_attention(
         Milakov & Gimelshein 2018, Online normalizer calculation for softmax; Dao 2023,
         FlashAttention-2.
     """
-    _dispatch.choose("attention.scattering_attention", implementation)
     window = _checks.positive_int("local_window", local_window, minimum=0)
     x, unbatched = _arguments.tensors(query, key, value)
+    name = _dispatch.choose(
+        "attention.scattering_attention", implementation, pays=kernel_pays(x), **facts(x)
+    )
     scores = _arguments.scores(score, key_score, threshold, x, unbatched)
     placed = is_causal or (window > 0 and scores is not None)
     pairs = _arguments.Pairs(
@@ -142,32 +145,34 @@ def scattering_attention(
     factor = _arguments.scale_of(scale, x.query.shape[-1])
     if schedule is not None:
         _check_schedule(schedule, x)
-    if dense_pays(x):
+    if name == "xla" and dense_pays(x):
         mask = pair_mask(pairs, local_window=window, is_causal=is_causal)
         output, lse = dense(x, mask, factor)
     else:
-        output, lse = _over_blocks(x, pairs, schedule, window, is_causal, factor)
+        output, lse = _over_blocks(name, x, pairs, schedule, window, is_causal, factor)
     if unbatched:
         output, lse = output[0], lse[0]
     return (output, lse) if return_lse else output
 
 
-def _over_blocks(x, pairs, schedule, window: int, is_causal: bool, scale: float):
+def _over_blocks(name, x, pairs, schedule, window: int, is_causal: bool, scale: float):
     size = _BLOCK if schedule is None else schedule.block_size
     if pairs.scores is None:
         rules = (Rule("all", 0, is_causal, scale),)
-        plans = (_in_sequence(x, pairs, size),)
+        plans = (_in_sequence(name, x, pairs, size),)
     else:
         rules = (Rule("far" if window else "all", window, is_causal, scale),)
         plans = (_by_class(x, pairs, schedule, size, is_causal),)
         if window:
             rules = (*rules, Rule("near", window, is_causal, scale))
-            plans = (*plans, _in_sequence(x, pairs, size))
-    return attend(rules, size, x, pairs, plans)
+            plans = (*plans, _in_sequence(name, x, pairs, size))
+    return attend(name, rules, size, x, pairs, plans)
 
 
-def _in_sequence(x, pairs, size: int) -> _layout.Plan:
+def _in_sequence(name, x, pairs, size: int) -> _layout.Plan:
     """Blocks of consecutive positions."""
+    if name != "xla" and all(isinstance(position, np.ndarray) for position in pairs.position):
+        return _layout.Plan(None, None, None)  # tokens are in this order as they come
     orders = []
     for position in pairs.position:
         one_class = jnp.zeros_like(position)
@@ -190,7 +195,11 @@ def _by_class(x, pairs, schedule, size: int, is_causal: bool) -> _layout.Plan:
         scores = [jnp.max(_layout.row_scores(a, key_heads, split), axis=2) for a in s[:2]]
         tau = jnp.min(_layout.row_threshold(s.threshold, batch, key_heads, split), axis=1)
         edges = jax.vmap(lambda t: scattering.default_edges(t, length=time, block_size=size))(tau)
-        positions = [_layout.row_labels(label, batch, rows) for label in pairs.position]
+        positions = [
+            # As the tokens come: `schedule` knows then that they are in order.
+            None if isinstance(label, np.ndarray) else _layout.row_labels(label, batch, rows)
+            for label in pairs.position
+        ]
         alike = s.key is s.query and pairs.position.key is pairs.position.query
         schedule = scattering.schedule(
             scores[0],

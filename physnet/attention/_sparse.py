@@ -5,51 +5,64 @@ takes the merged log-sum-exp and D.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from physnet.attention import _layout, _loops
-from physnet.attention._arguments import Pairs, Tensors, accumulator
+from physnet import _dispatch
+from physnet.attention import _kernels, _layout, _loops
+from physnet.attention._arguments import Pairs, Spoil, Tensors, accumulator
 
 Rules = tuple[_loops.Rule, ...]
 Plans = tuple[_layout.Plan, ...]
 
 
 def sparse(
-    rules: Rules, size: int, x: Tensors, spoil: jax.Array, pairs: Pairs, plans: Plans
+    name: _dispatch.Implementation,
+    rules: Rules,
+    size: int,
+    x: Tensors,
+    spoil: Spoil,
+    pairs: Pairs,
+    plans: Plans,
 ) -> tuple[jax.Array, jax.Array]:
     """Attention over the pairs that `rules` take, a pass each.
 
     Args:
+        name: What runs a pass: "xla" or a kernel. Static.
         rules: one a pass; no pair may belong to two of them. Static.
-        size: slots of a block. Static.
-        x: finite tensors; in a shard_map they vary over every axis that anything here varies over.
-        spoil: (B, S, K): NaN at a key that makes NaN of every query that sees it, else 0.
+        size: slots of a block, for "xla". Static.
+        x: tensors, finite but for "mosaic_gpu", which looks at `spoil`; in a shard_map they vary
+            over every axis that anything here varies over.
+        spoil: which tokens are non-finite. A key makes NaN of every query that sees it.
         pairs: scores, positions and segments.
         plans: orders of tokens, one a pass.
 
     Returns:
         Output (B, T, N, D) in the dtype of the query and lse (B, T, N) in that of the accumulator.
     """
-    return _sparse(rules, size, x, spoil, pairs, plans)
+    return _sparse(name, rules, size, x, spoil, pairs, plans)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sparse(rules, size, x, spoil, pairs, plans) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _sparse(name, rules, size, x, spoil, pairs, plans) -> tuple[jax.Array, jax.Array]:
+    return _run(name, rules, size, x, spoil, pairs, plans)[0]
+
+
+def _run(name, rules, size, x, spoil, pairs, plans):
+    """Output and lse, and what kernels keep of each pass."""
     batch, length = x.query.shape[:2]
 
     def one(rule, plan):
-        blocks = _loops.forward(rule)(_layout.operands(x, spoil, pairs, plan, size))
+        if name != "xla":
+            return _kernels.forward(name, rule, x, spoil, pairs, plan)
+        blocks = _loops.forward(rule)(_layout.operands(x, spoil.key, pairs, plan, size))
         output, lse = (_layout.tokens_of(a, plan.query_order, batch, length) for a in blocks)
-        return output, lse
+        return output, lse, None
 
-    parts = [one(*each) for each in zip(rules, plans, strict=True)]
-    output, lse = parts[0]
-    for other in parts[1:]:
-        output, lse = _merge((output, lse), other)
-    return output.astype(x.query.dtype), lse
+    output, lse, slots = zip(*(one(*each) for each in zip(rules, plans, strict=True)), strict=True)
+    total = functools.reduce(_merge, zip(output, lse, strict=True))
+    return (total[0].astype(x.query.dtype), total[1]), slots
 
 
 def _merge(one, other):
@@ -57,30 +70,42 @@ def _merge(one, other):
     lse = jnp.logaddexp(one[1], other[1])
     base = jnp.where(lse == -jnp.inf, 0, lse)
     weight, other_weight = (jnp.exp(part[1] - base)[..., None] for part in (one, other))
-    return weight * one[0] + other_weight * other[0], lse
+    first, second = (part[0].astype(lse.dtype) for part in (one, other))
+    return weight * first + other_weight * second, lse
 
 
-def _forward(rules, size, x, spoil, pairs, plans):
-    result: Any = _sparse(rules, size, x, spoil, pairs, plans)
-    output, lse = result
-    return result, (x, spoil, pairs, plans, output, lse)
+def _sum(one, other):
+    """In float32 at least."""
+    dtype = accumulator(one.dtype)
+    return one.astype(dtype) + other.astype(dtype)
 
 
-def _backward(rules, size, residuals, cotangents):
-    x, spoil, pairs, plans, output, lse = _first_order_only(residuals)
+def _forward(name, rules, size, x, spoil, pairs, plans):
+    x = _first_order_only(x)
+    (output, lse), slots = _run(name, rules, size, x, spoil, pairs, plans)
+    return (output, lse), (x, spoil, pairs, plans, slots, output, lse)
+
+
+def _backward(name, rules, size, residuals, cotangents):
+    x, spoil, pairs, plans, slots, output, lse = _first_order_only(residuals)
     d_output, d_lse = cotangents
     dtype = accumulator(x.query.dtype)
-    d_output = d_output.astype(dtype)
-    shift = jnp.sum(d_output * output.astype(dtype), axis=-1) - d_lse
-    base = jnp.where(lse == -jnp.inf, jnp.inf, lse)  # exp(logit - inf) = 0: nothing to descend
+    shift = jnp.sum(d_output.astype(dtype) * output.astype(dtype), axis=-1) - d_lse
+    # exp(logit - inf) = 0: nothing to descend
+    bad = jnp.isnan(spoil.query)
+    base = jnp.where((lse == -jnp.inf) | bad, jnp.inf, lse)
+    shift = jnp.where(bad, 0, shift)
     batch, length = x.query.shape[:2]
     span, key_heads = x.key.shape[1:3]
 
-    def one(rule, plan):
+    def one(rule, plan, kept):
+        if name != "xla":
+            return _kernels.backward(name, rule, x, kept, plan, d_output, base, shift)
         in_blocks = (
-            _layout.query_blocks(array, key_heads, plan, size) for array in (d_output, base, shift)
+            _layout.query_blocks(array, key_heads, plan, size)
+            for array in (d_output.astype(dtype), base, shift)
         )
-        operands = _layout.operands(x, spoil, pairs, plan, size)
+        operands = _layout.operands(x, spoil.key, pairs, plan, size)
         d_query, d_key, d_value = _loops.backward(rule)(operands, *in_blocks)
         return Tensors(
             _layout.tokens_of(d_query, plan.query_order, batch, length),
@@ -90,8 +115,8 @@ def _backward(rules, size, residuals, cotangents):
             ),
         )
 
-    parts = [one(*each) for each in zip(rules, plans, strict=True)]
-    total = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), parts)
+    parts = [one(*each) for each in zip(rules, plans, slots, strict=True)]
+    total = functools.reduce(functools.partial(jax.tree.map, _sum), parts)
     total = jax.tree.map(lambda d, like: d.astype(like.dtype), total, x)
     return total, None, None, None
 

@@ -57,35 +57,41 @@ class Implementation:
     in_blocks: bool = True  # whether a schedule makes a difference
 
     def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        try:
-            return function(*args, implementation=self.name, **options)
-        except NotImplementedError as error:
-            pytest.skip(str(error))
+        return function(*args, implementation=self.name, **options)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("dense"),
-        pytest.param("blocks"),
-        pytest.param("mosaic_gpu", marks=pytest.mark.gpu),
-        pytest.param("triton", marks=pytest.mark.gpu),
-    ]
-)
+def _kernel(name: str) -> Implementation:
+    dtypes = ("bfloat16", "float16") + (("float32",) if name == "triton" else ())
+    return Implementation(name, dtypes=dtypes, tolerance=1e-2)
+
+
+KERNELS = [pytest.param(name, marks=pytest.mark.gpu) for name in ("mosaic_gpu", "triton")]
+
+
+@pytest.fixture(params=[pytest.param("dense"), pytest.param("blocks"), *KERNELS])
 def implementation(request, monkeypatch):
     """Each implementation; "dense" and "blocks" are the two forms of "xla"."""
     if request.param == "dense":
         return Implementation("xla", in_blocks=False)
     if request.param == "blocks":
         monkeypatch.setattr(_over_blocks, "DENSE_PAIRS", 0)
+        monkeypatch.setattr(_over_blocks, "ACCELERATOR_PAIRS", 0)
         monkeypatch.setattr(_over_blocks, "DENSE_QUERIES", 0)
         return Implementation("xla")
-    return Implementation(request.param, dtypes=("bfloat16", "float16"), tolerance=4e-3)
+    return _kernel(request.param)
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    """Each implementation that is a kernel."""
+    return _kernel(request.param)
 
 
 @pytest.fixture
 def blocks(monkeypatch):
     """The block form of "xla" at any length."""
     monkeypatch.setattr(_over_blocks, "DENSE_PAIRS", 0)
+    monkeypatch.setattr(_over_blocks, "ACCELERATOR_PAIRS", 0)
     monkeypatch.setattr(_over_blocks, "DENSE_QUERIES", 0)
 
 

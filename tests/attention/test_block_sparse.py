@@ -19,8 +19,8 @@ def inputs(time=70, span=None, heads=4, key_heads=2, dtype="float32"):
     [((2, 4), True, None, "float32"), ((), False, 96, "float32"), ((2,), True, None, "float64")],
 )
 def test_block_masks_match_the_reference(implementation, contract, lead, is_causal, span, dtype):
-    if dtype not in implementation.dtypes:
-        pytest.skip(f"{implementation.name} does not serve {dtype}")
+    if implementation.name != "xla":
+        pytest.skip("blocks of 16 tokens; test_kernels.py has blocks that kernels serve")
     _, reference = contract
     tensors = inputs(span=span, dtype=dtype)
     r = np.random.default_rng(1)

@@ -31,6 +31,7 @@ class Case:
     scores: str = "uniform"
     scale: float | None = None
     block_size: int | None = 16  # of a schedule that is given
+    head_dim: int = 8
 
 
 CASES = {
@@ -46,6 +47,17 @@ CASES = {
     "one": Case(time=1, heads=2, is_causal=False, threshold=0.0, block_size=None),
     "shard": Case(time=40, keys=75, local_window=20, segments=True, threshold=0.5),
 }
+# Sizes at which a kernel takes several blocks and several of its tiles, the last of them in part.
+LARGE = {
+    "64": Case(head_dim=64, time=700, heads=8, block_size=128),
+    "128": Case(head_dim=128, time=515, local_window=150, segments=True, shuffled=True),
+    "128, own": Case(head_dim=128, time=640, own_scores=True, heads=4, key_heads=1, threshold=0.5),
+    "96": Case(head_dim=96, time=700, is_causal=False, threshold=0.6, block_size=32),
+    "256": Case(head_dim=256, time=390, local_window=5, own_scores=True, segments=True),
+    "256, dense": Case(head_dim=256, time=300, threshold=None),
+    "cross": Case(head_dim=128, time=140, keys=700, local_window=300, threshold=0.7),
+    "none": Case(head_dim=64, time=300, threshold=2.0),
+}
 # Compiling is what costs time: float64 runs where it can differ in more than rounding.
 RUNS = [(name, "float32") for name in CASES] + [(name, "float64") for name in ("all", "thresholds")]
 
@@ -53,7 +65,8 @@ RUNS = [(name, "float32") for name in CASES] + [(name, "float64") for name in ("
 def inputs(case: Case, dtype, seed=0):
     r = np.random.default_rng(seed)
     span = case.keys or case.time
-    shape = {"q": (2, case.time, case.heads, 8), "k": (2, span, case.key_heads, 8)}
+    shape = {"q": (2, case.time, case.heads), "k": (2, span, case.key_heads)}
+    shape = {name: (*lead, case.head_dim) for name, lead in shape.items()}
     tensors = [jnp.asarray(r.normal(size=shape[n]), dtype) for n in "qkk"]
     score_type = np.float64 if dtype == "float64" else np.float32
 
@@ -74,8 +87,9 @@ def inputs(case: Case, dtype, seed=0):
     if case.keys:
         keys = score(span, case.own_key_scores)
         options["key_score"] = jnp.asarray(keys)
-        place = np.stack([r.choice(100, case.time, False) for _ in range(2)])
-        key_place = np.stack([r.permutation(100)[:span] for _ in range(2)])
+        end = 4 * span // 3
+        place = np.stack([r.choice(end, case.time, False) for _ in range(2)])
+        key_place = np.stack([r.permutation(end)[:span] for _ in range(2)])
         key_place[0, :3] = NO_TOKEN
     elif case.shuffled:
         place = key_place = np.stack([r.permutation(2 * case.time)[: case.time] for _ in range(2)])
@@ -171,14 +185,31 @@ def schedule_of(case, queries, keys, options):
 
 @pytest.mark.parametrize(("name", "dtype"), RUNS)
 def test_outputs_and_gradients_match_the_reference(implementation, contract, name, dtype):
+    check(implementation, contract, CASES[name], dtype)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_kernels_match_the_reference_at_their_own_sizes(kernel, contract, name):
+    poison()
+    check(kernel, contract, LARGE[name], kernel.dtypes[0])
+
+
+def poison():
+    """Fill the memory that results will get with NaN: what a kernel does not write shows."""
+    jax.block_until_ready([jnp.full(2**k, jnp.nan, jnp.float32) for k in range(8, 24)])
+
+
+def check(implementation, contract, case, dtype):
+    """Outputs, log-sum-exps and all gradients against NumPy in float64."""
+    if dtype == "float32":
+        dtype = implementation.dtypes[0]
     if dtype not in implementation.dtypes:
         pytest.skip(f"{implementation.name} does not serve {dtype}")
     gate, reference = contract
-    case = CASES[name]
     tensors, queries, keys, options, labels = inputs(case, dtype)
     mask = pair_mask(gate, case, queries, keys, labels)
     weights = cotangents(tensors[0])
-    scale = case.scale if case.scale is not None else 8**-0.5
+    scale = case.scale if case.scale is not None else case.head_dim**-0.5
     want = reference(*tensors, mask, scale, *weights)
     plan = None
     if case.block_size and case.threshold is not None and implementation.in_blocks:
@@ -187,18 +218,19 @@ def test_outputs_and_gradients_match_the_reference(implementation, contract, nam
 
     tolerance = 1e-12 if dtype == "float64" else implementation.tolerance
     empty = ~mask.any(-1)  # (B, N, T)
+    accumulator = dtype if dtype in ("float32", "float64") else "float32"
     for part, array, exact in zip(("o", "lse", "dq", "dk", "dv"), got, want, strict=True):
-        assert array.dtype == dtype, part
+        assert array.dtype == (accumulator if part == "lse" else dtype), part
         finite = np.isfinite(exact)
         np.testing.assert_array_equal(np.isfinite(array), finite, err_msg=part)
-        error = np.abs(np.asarray(array)[finite] - exact[finite]).max(initial=0)
+        error = np.abs(np.asarray(array, np.float64)[finite] - exact[finite]).max(initial=0)
         assert error <= tolerance * max(1, np.abs(exact[finite]).max(initial=0)), part
     output, lse, d_query = got[0], got[1], got[2]
     none = np.moveaxis(empty, 1, 2)
     assert not np.asarray(output)[none].any()
     assert not np.asarray(d_query)[none].any()
     assert (np.asarray(lse)[none] == -np.inf).all()
-    if name in ("plain", "ties", "bad scores"):
+    if case in [CASES[name] for name in ("plain", "ties", "bad scores")]:
         assert 0 < none.sum() < none.size  # both kinds of rows are there
 
 

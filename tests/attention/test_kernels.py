@@ -1,0 +1,201 @@
+"""What can be said of the GPU kernels without a GPU, and what only there."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from physnet import _dispatch, attention
+from physnet_kernels.scattering_attention import mosaic_gpu
+from physnet_kernels.scattering_attention._types import NO_TOKEN
+
+BLOCK = 128
+
+
+def operands(head_dim, heads=4, key_heads=2, own=False, scored=True, blocks=(3, 2)):
+    """Shapes of what a kernel takes."""
+    p, q = blocks
+    many = heads if own else 1
+
+    def ints(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+    def floats(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    lists = mosaic_gpu.Lists(
+        *(ints(2, many, p, q), ints(2, many, p), ints(2, many, p)),
+        *(ints(2, many, q, p), ints(2, many, q), ints(2, many, q)),
+    )
+    scores = (floats(2, many, p * BLOCK), floats(2, many, q * BLOCK), floats(2, many))
+    labels = mosaic_gpu.Labels(
+        *(ints(2, p * BLOCK), ints(2, q * BLOCK), ints(2, p * BLOCK), ints(2, q * BLOCK)),
+        *(scores if scored else (None, None, None)),
+        *(floats(2, key_heads, q * BLOCK), floats(2, heads, p * BLOCK)),
+    )
+    tensors = [
+        jax.ShapeDtypeStruct((2, n * BLOCK, h, head_dim), jnp.bfloat16)
+        for n, h in ((p, heads), (q, key_heads), (q, key_heads))
+    ]
+    rows = floats(2, heads, p * BLOCK)
+    return tensors, rows, lists, labels
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("band", ["all", "far", "near"])
+def test_mosaic_kernels_lower_for_cuda_without_a_gpu(head_dim, band):
+    tensors, rows, lists, labels = operands(head_dim, own=band == "far", scored=band != "near")
+    rule = mosaic_gpu.Rule(band, 16, band != "near", 0.1)
+    forward = jax.jit(functools.partial(mosaic_gpu.forward, rule=rule))
+    backward = jax.jit(functools.partial(mosaic_gpu.backward, rule=rule))
+    for function, arrays in (
+        (forward, (*tensors, lists, labels)),
+        (backward, (*tensors, tensors[0], rows, rows, lists, labels)),
+    ):
+        text = function.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+        assert "mosaic_gpu" in text
+
+
+@pytest.mark.parametrize("options", [{}, {"local_window": 20}, {"threshold": None}])
+def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options):
+    monkeypatch.setattr(_dispatch, "_capability", lambda: (9, 0))
+
+    def total(*arrays):
+        settings = {"threshold": 0.3} | options
+        output = attention.scattering_attention(*arrays, implementation="mosaic_gpu", **settings)
+        return jnp.sum(output.astype(jnp.float32))
+
+    gradient = jax.jit(jax.vmap(jax.grad(total, argnums=(0, 1, 2))))
+    lowered = gradient.trace(*(a[None] for a in inputs(300))).lower(lowering_platforms=("cuda",))
+    passes = 2 if "local_window" in options else 1
+    assert lowered.as_text().count("custom_call @mosaic_gpu") == 3 * passes
+
+
+def test_the_kernels_mark_empty_slots_as_attention_does():
+    assert np.iinfo(np.int32).max == NO_TOKEN
+    tensors, _, lists, labels = operands(64)
+    out = jax.eval_shape(
+        functools.partial(mosaic_gpu.forward, rule=mosaic_gpu.Rule("all", 0, True, 1.0)),
+        *tensors,
+        lists,
+        labels,
+    )
+    assert [x.shape for x in out] == [tensors[0].shape, (2, 4, 3 * BLOCK)]
+
+
+def inputs(time, heads=4, key_heads=2, head_dim=64, batch=2, dtype=jnp.bfloat16):
+    r = np.random.default_rng(5)
+    query, key, value = (
+        jnp.asarray(r.normal(size=(batch, time, n, head_dim)), dtype)
+        for n in (heads, key_heads, key_heads)
+    )
+    return query, key, value, jnp.asarray(r.uniform(size=(batch, time)), jnp.float32)
+
+
+def call(kernel, *arrays):
+    return kernel(
+        attention.scattering_attention, *arrays, threshold=0.3, local_window=20, return_lse=True
+    )
+
+
+def loss(kernel, *arrays):
+    output, lse = call(kernel, *arrays)
+    return jnp.sum(output.astype(jnp.float32) ** 2) + jnp.sum(jnp.where(lse > -jnp.inf, lse, 0))
+
+
+def close(got, want, tolerance=2e-2):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        a, b = (np.asarray(x.astype(jnp.float32)) for x in (a, b))
+        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        finite = np.isfinite(b)
+        assert np.abs(a[finite] - b[finite]).max() <= tolerance * np.abs(b[finite]).max()
+
+
+def test_vmap_makes_rows_of_the_batch_not_a_loop(kernel):
+    x, y = inputs(300), inputs(300, batch=2)
+    stacked = jax.tree.map(lambda a, b: jnp.stack([a, b * 0.5]), x, y)
+    gradient = jax.grad(functools.partial(loss, kernel), argnums=(0, 1, 2))
+    both = jax.jit(jax.vmap(gradient))
+    got = both(*stacked)
+    for i in range(2):
+        close([a[i] for a in got], jax.jit(gradient)(*(a[i] for a in stacked)), 1e-3)
+    text = both.lower(*stacked).compile().as_text()
+    assert text.count("while(") == jax.jit(gradient).lower(*x).compile().as_text().count("while(")
+    nested = jax.jit(jax.vmap(jax.vmap(lambda *a: call(kernel, *a))))
+    split = [a[:, :, None] for a in stacked]
+    close(nested(*split)[0][:, :, 0], jax.vmap(lambda *a: call(kernel, *a))(*stacked)[0], 1e-6)
+
+
+def sharded(kernel):
+    """Outputs and gradients with batch and heads over the axes of a mesh, and without."""
+    devices = np.array(jax.devices()[:1]).reshape(1, 1)
+    mesh = jax.sharding.Mesh(devices, ("batch", "heads"))
+    spec = jax.sharding.PartitionSpec("batch", None, "heads")
+    scores = jax.sharding.PartitionSpec("batch")
+    gradient = jax.grad(functools.partial(loss, kernel), argnums=(0, 1, 2))
+
+    def run(*arrays):
+        return (call(kernel, *arrays)[0], *gradient(*arrays))
+
+    specs = (spec, spec, spec, scores)
+    return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec)), jax.jit(run)
+
+
+def test_shard_map_over_batch_and_heads(kernel):
+    over_mesh, plain = sharded(kernel)
+    x = inputs(300)
+    close(over_mesh(*x), plain(*x), 1e-6)
+
+
+def test_shard_map_lowers_to_the_kernels_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(_dispatch, "_capability", lambda: (9, 0))
+
+    def kernel(function, *arrays, **options):
+        return function(*arrays, implementation="mosaic_gpu", **options)
+
+    traced = sharded(kernel)[0].trace(*inputs(300))
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("custom_call @mosaic_gpu") >= 6
+
+
+@pytest.mark.parametrize("shape", ["(P, Q)", "(B, P, Q)", "(B, N, P, Q)"])
+def test_block_masks(kernel, shape):
+    query, key, value, _ = inputs(4 * 256, heads=4, key_heads=2)
+    r = np.random.default_rng(2)
+    lead = {"(P, Q)": (), "(B, P, Q)": (2,), "(B, N, P, Q)": (2, 4)}[shape]
+    blocks = jnp.asarray(r.uniform(size=(*lead, 4, 4)) < 0.5)
+
+    def run(implement, *arrays):
+        output, lse = implement(attention.block_sparse_attention, *arrays, blocks, return_lse=True)
+        some = jnp.sum(jnp.where(lse > -jnp.inf, lse, 0))
+        return jnp.sum(output.astype(jnp.float32) ** 2) + some, (output, lse)
+
+    def reference(function, *args, **options):
+        return function(*args, implementation="xla", **options)
+
+    both = (
+        jax.jit(jax.value_and_grad(functools.partial(run, each), argnums=(0, 1, 2), has_aux=True))
+        for each in (kernel, reference)
+    )
+    got, want = (function(query, key, value) for function in both)
+    close(got, want)
+
+
+def test_many_tiles(kernel):
+    """More tiles than the device has processors, against all pairs at once in float32."""
+    query, key, value, score = inputs(2048, heads=16, key_heads=4)
+    weights = jnp.cos(jnp.arange(64.0, dtype=jnp.float32))
+
+    def run(implementation, *arrays):
+        def loss(*arrays):
+            output = attention.scattering_attention(
+                *arrays, score, threshold=0.5, implementation=implementation
+            )
+            return jnp.sum(output.astype(jnp.float32) * weights.reshape(1, 1, 1, -1))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+    want = run("xla", *(a.astype(jnp.float32) for a in (query, key, value)))
+    close(run(kernel.name, query, key, value), want)
