@@ -130,19 +130,20 @@ def schedule(
             f"({span}) differ in number"
         )
     tau = jnp.broadcast_to(as_threshold(threshold, dtype), batch)
-    places = [_positions("query_position", query_position, (*batch, length))]
+    places = (
+        _positions("query_position", query_position, (*batch, length)),
+        _positions("key_position", key_position, (*batch, span)),
+    )
     alike = key_score is None and key_position is query_position
-    places += [] if alike else [_positions("key_position", key_position, (*batch, span))]
     if edges is not None:
         edges = jnp.asarray(edges, dtype)
         edges = jnp.broadcast_to(edges, (*batch, edges.shape[-1]))
         classes = edges.shape[-1] + 1
     classes = _checks.positive_int("classes", classes, minimum=1 if edges is not None else 2)
 
-    run: Any = functools.partial(_single, size, window, classes, is_causal)
+    run: Any = functools.partial(_single, size, window, classes, is_causal, alike)
     arrays = (query, None if key_score is None else key, tau, edges, *places)
-    axes = [0, 0, 0, 0, *(0 if place.ndim > 1 else None for place in places)]
-    axes = [None if x is None else axis for x, axis in zip(arrays, axes, strict=True)]
+    axes = [None if x is None else 0 for x in arrays]
     for _ in batch:
         run = jax.vmap(run, in_axes=axes)
     return Schedule(
@@ -156,9 +157,12 @@ def schedule(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _single(size, window, classes, is_causal, query, key, tau, edges, place, key_place=None):
-    """The arrays of a schedule for a single sequence; without a key side it is the query side."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _single(size, window, classes, is_causal, alike, query, key, tau, edges, place, key_place):
+    """The arrays of a schedule for a single sequence; `alike`: the keys are the queries.
+
+    None stands for scores of the queries and for positions in the order given, which is then known.
+    """
     if edges is None:
         pooled = query if key is None else jnp.concatenate([query, key])
         edges = best_edges(jnp.sort(pooled), tau, query.shape[0], size, classes, is_causal)
@@ -168,13 +172,14 @@ def _single(size, window, classes, is_causal, query, key, tau, edges, place, key
         order = block_order(rank, position, block_size=size, classes=classes)
         return order, _bounds(order, score, position, size), rank
 
+    key = query if key is None else key
+    place = _in_order(query) if place is None else place
+    key_place = _in_order(key) if key_place is None else key_place
     query_order, rows, rank = side(query, place)
     key_order, columns = query_order, rows
-    if key is None and key_place is None:
+    if alike:
         key_place = place
     else:
-        key = query if key is None else key
-        key_place = place if key_place is None else key_place
         key_order, columns, rank = side(key, key_place)
     first, last, full = _ranges(rows, columns, rank, tau, size, classes, is_causal)
     dense, band = _position_blocks(place, key_place, window, size, is_causal)
@@ -184,13 +189,17 @@ def _single(size, window, classes, is_causal, query, key, tau, edges, place, key
 
 def _positions(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if value is None:
-        return np.arange(shape[-1], dtype=np.int32)
+        return None
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.shape not in (shape, shape[-1:]):
         raise ValueError(f"{name} must have shape {shape} or {shape[-1:]}, got {array.shape}")
     return jnp.broadcast_to(array.astype(jnp.int32), shape)
+
+
+def _in_order(score: Array) -> np.ndarray:
+    return np.arange(score.shape[0], dtype=np.int32)
 
 
 def _bounds(order: Array, score: Array, position: Any, size: int) -> _Blocks:
