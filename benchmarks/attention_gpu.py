@@ -220,6 +220,28 @@ def flex_peer(lengths, kept, shapes):
     return answer
 
 
+def draw(rows: list[dict], path: str) -> None:
+    """Milliseconds over the share that is kept, of the longest sequence of the first shape."""
+    import matplotlib.pyplot as plt
+
+    first = [rows[0][name] for name in ("heads", "key_heads", "width")]
+    length = max(row["length"] for row in rows)
+    rows = [r for r in rows if [r["heads"], r["key_heads"], r["width"]] == first]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, kind in zip(axes, ("forward", "forward and backward"), strict=True):
+        here = [r for r in rows if r["length"] == length and r["pass"] == kind]
+        for name in dict.fromkeys(r["attention"] for r in here):
+            points = sorted((r["kept"], r["ms"]) for r in here if r["attention"] == name)
+            if len(points) == 1 and "cuDNN" in name:
+                axis.axhline(points[0][1], color="gray", linestyle="--", label=name)
+            elif len(points) > 1:
+                axis.plot(*zip(*points, strict=True), marker="o", label=name)
+        axis.set(title=f"{kind}, {length:,} tokens", xlabel="share of blocks, or of pairs, kept")
+        axis.set(ylabel="ms", ylim=(0, None))
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="*", default=[4096, 16384, 32768, 65536])
@@ -227,10 +249,15 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=["16x16x128", "16x16x64", "16x4x128"])
     parser.add_argument("--implementations", nargs="*", default=["mosaic_gpu", "triton"])
     parser.add_argument("--without-flex", action="store_true")
+    parser.add_argument("--picture", help="draw what --output holds, once all is measured")
     parser.add_argument("--output", default=str(HERE / "results" / "attention_gpu.json"))
     options = parser.parse_args()
     shapes = [tuple(map(int, text.split("x"))) for text in options.shapes]
-    peer = None if options.without_flex else flex_peer(options.lengths, options.kept, shapes)
+    peer = (
+        None
+        if options.without_flex or not options.lengths
+        else flex_peer(options.lengths, options.kept, shapes)
+    )
     result = {
         "device": jax.devices()[0].device_kind,
         "versions": {"python": sys.version.split()[0], "jax": jax.__version__},
@@ -242,6 +269,8 @@ def main() -> None:
             shape = Shape(length, heads, key_heads, width)
             result["rows"] += rows(shape, options.kept, options.implementations, peer)
             pathlib.Path(options.output).write_text(json.dumps(result, indent=1) + "\n")
+    if options.picture:
+        draw(json.loads(pathlib.Path(options.output).read_text())["rows"], options.picture)
 
 
 if __name__ == "__main__":

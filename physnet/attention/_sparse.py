@@ -133,5 +133,5 @@ def _first_order_only(residuals):
 def _first_order_only_jvp(primals, tangents):
     raise NotImplementedError(
         "attention over blocks has first-order reverse-mode derivatives only; for higher orders "
-        "use at most 256 x 256 pairs, which are computed densely"
+        "use implementation='xla' and at most 256 x 256 pairs, which are computed densely"
     )
