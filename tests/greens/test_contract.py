@@ -17,7 +17,7 @@ from physnet import greens
 SHAPES = [  # n, and the batch axes of onsite, hopping, energy and source
     (1, (), (), (), ()),
     (2, (3,), (4, 1), (), (4, 1)),
-    (200, (2,), (), (3, 1), (3, 1)),
+    (60, (2,), (), (3, 1), (3, 1)),
     (37, (2, 1, 1, 1), (1, 3, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)),  # no two axes go together
 ]
 OPTIONS = {"center": 0.2, "radius": 0.9, "order": 4}
@@ -232,6 +232,25 @@ def test_accuracy_of_long_chains(eta, tolerance, implementation):
         g = np.asarray(function(jnp.asarray(onsite), hopping, z, implementation=implementation))
         assert np.all(g.imag <= 0)
         assert (np.abs(g - expected) / np.abs(expected)).max() < tolerance
+
+
+@pytest.mark.parametrize("name", ["diagonal", "left", "window", "causal window"])
+def test_gradients_of_long_chains(name, functions, random_chain):
+    """Many chunks: against the plain recursions in float64, judged by dense inverses elsewhere."""
+    values = arguments(random_chain, 2100, (2,), (), (2,))
+    plain = {
+        "diagonal": lambda a, b, z: greens.diagonal(a, b, z, implementation="xla"),
+        "left": lambda a, b, z: greens.left(a, b, z, implementation="xla"),
+    }
+    for causal, key in ((False, "window"), (True, "causal window")):
+        window = functools.partial(greens.window, causal=causal, **OPTIONS, implementation="xla")
+        plain[key] = lambda a, b, z, window=window: window(a, b).astype(complex)
+
+    def gradient(function, values):
+        return jax.jit(jax.grad(functools.partial(loss, function), (0, 1)))(*values[:3])
+
+    ours = gradient(lambda a, b, z: functions[name](a, b, z, None), values)
+    assert_close(ours, gradient(plain[name], wide(values)), 1e-4)
 
 
 def test_long_waves_and_their_gradient(implementation):
