@@ -1,7 +1,5 @@
 """The diagonal of the resolvent from the two half lines of each site, derivatives included."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -29,8 +27,7 @@ from physnet.greens._riccati import riccati
 _Pair = tuple[Planes, Planes]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def half_lines(
+def _half_lines(
     onsite: jax.Array,
     weight: jax.Array,
     energy: Planes,
@@ -57,6 +54,9 @@ def half_lines(
     lead = add(scale(weight, left), scale(after, right))
     green = Planes(energy.real - onsite - lead.real, energy.imag - lead.imag)
     return reciprocal(green), left, right
+
+
+half_lines = jax.custom_jvp(_half_lines, nondiff_argnums=(3,))
 
 
 @half_lines.defjvp

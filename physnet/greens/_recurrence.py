@@ -60,7 +60,7 @@ def _recurrence(factor: Array, source: Array, *, batch, dtype) -> Array:
 
 
 def affine(
-    factor: Planes, source: Planes, implementation: _dispatch.Implementation = "xla"
+    factor: Planes, source: Planes, *, implementation: _dispatch.Implementation = "xla"
 ) -> Planes:
     """Solve y_i - A_i y_{i-1} = s_i with y_{-1} = 0, over the leading axis.
 

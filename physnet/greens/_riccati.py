@@ -14,8 +14,7 @@ from physnet.greens._planes import Planes, add, multiply, reciprocal, scale, squ
 from physnet.greens._recurrence import affine
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def riccati(
+def _riccati(
     onsite: jax.Array,
     weight: jax.Array,
     energy: Planes,
@@ -49,6 +48,9 @@ def few_lanes(lanes: int) -> bool:
     return 1 < lanes < 64
 
 
+riccati = jax.custom_jvp(_riccati, nondiff_argnums=(4,))
+
+
 @riccati.defjvp
 def _riccati_jvp(implementation, primals, tangents):
     _, weight, _, initial = primals
@@ -63,7 +65,9 @@ def _riccati_jvp(implementation, primals, tangents):
     direct = Planes(direct.real + d_onsite - d_energy.real, direct.imag - d_energy.imag)
     entry = scale(weight[:1], d_initial)
     direct = Planes(*(p.at[:1].add(first) for p, first in zip(direct, entry, strict=True)))
-    return g, affine(scale(weight, squared), multiply(squared, direct), implementation)
+    return g, affine(
+        scale(weight, squared), multiply(squared, direct), implementation=implementation
+    )
 
 
 def _expand(first: jax.Array, like: jax.Array) -> jax.Array:

@@ -8,8 +8,6 @@ which needs no sources, only the waves. As a linear system of dx, dl, h and dy t
 transpose that is one pass over the cotangents and the waves.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +17,7 @@ from physnet import _dispatch
 from physnet.greens import _kernels
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def waves(
+def _waves(
     green: jax.Array,
     link: jax.Array,
     source: jax.Array,
@@ -40,6 +37,9 @@ def waves(
         y (*batch, n, d).
     """
     return _kernels.waves(implementation, green * link, green, source, start)
+
+
+waves = jax.custom_jvp(_waves, nondiff_argnums=(4,))
 
 
 @waves.defjvp

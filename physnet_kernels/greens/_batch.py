@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Lanes(NamedTuple):
@@ -23,7 +24,7 @@ def plan(*shapes: tuple[int, ...]) -> Lanes | None:
         shapes: Batch shapes of the operands, of equal rank; sizes of 1 broadcast.
     """
     axes: list[tuple[int, tuple[bool, ...]]] = []  # sizes, and which operands have them
-    batch = jnp.broadcast_shapes(*shapes)
+    batch = np.broadcast_shapes(*shapes)
     for size, *sizes in zip(batch, *shapes, strict=True):
         owners = tuple(s == size for s in sizes)
         if size == 1:
@@ -49,12 +50,12 @@ def lanes(*operands: tuple[Any, int]) -> tuple[Lanes, list[Any]]:
         operands: Pytrees of arrays, each with the number of axes behind the batch.
     """
     shapes = [
-        jnp.broadcast_shapes(*(x.shape[: x.ndim - own] for x in jax.tree.leaves(tree)))
+        np.broadcast_shapes(*(x.shape[: x.ndim - own] for x in jax.tree.leaves(tree)))
         for tree, own in operands
     ]
     found = plan(*shapes)
     if found is None:
-        shapes = [jnp.broadcast_shapes(*shapes)] * len(shapes)
+        shapes = [np.broadcast_shapes(*shapes)] * len(shapes)
         found = plan(*shapes)
         assert found is not None  # all operands have all axes
     trees = []

@@ -166,16 +166,16 @@ def waves(
     """
     from physnet_kernels.greens import _triton_waves as device
 
+    begin = _nothing(source) if start is None else start
     if start is None:
         kept, pad = (slice(0, -1), (0, 1)) if reverse else (slice(1, None), (1, 0))
         factor = jnp.pad(factor[..., kept], ((0, 0),) * (factor.ndim - 1) + (pad,))
-        start = _nothing(source)
     given = factor if scale is None else scale
-    plan, (factor, given, source, start) = lanes((factor, 1), (given, 1), (source, 2), (start, 1))
+    plan, (factor, given, source, begin) = lanes((factor, 1), (given, 1), (source, 2), (begin, 1))
     shape = (*plan.batch, *source.shape[-2:])
     if not math.prod(shape):
         return jnp.zeros(shape, jnp.complex64)
-    cut, grid = _tiles(*shape[-2:], plan.count)
+    cut, grid = _tiles(shape[-2], shape[-1], plan.count)
     where = _where(plan, "FACTOR", "SCALE", "SOURCE", "START")
     has_start = where.pop("START")
     where |= {
@@ -184,7 +184,7 @@ def waves(
         "REVERSE": reverse,
     }
     operands = factor, given, source
-    entries = _entries(operands, start, has_start, plan, cut, grid, where)
+    entries = _entries(operands, begin, has_start, plan, cut, grid, where)
     out = [_complex(shape)]
     return _call(device.replay_kernel, (*operands, entries), grid, out, **cut, **where)[0]
 
@@ -222,7 +222,7 @@ def waves_transpose(
     if not math.prod(shape):
         zero = jnp.zeros(shape, jnp.complex64)
         return zero, zero if is_complex else zero.real, zero.sum(-1), zero.sum(-1)
-    cut, grid = _tiles(*shape[-2:], plan.count)
+    cut, grid = _tiles(shape[-2], shape[-1], plan.count)
     where = _where(plan, "FACTOR", "GREEN", "COTANGENT", "WAVES", "START", "NOTHING")
     has_nothing = where.pop("NOTHING")
     alone = {name: where[name] for name in ("D1", "D2", "FACTOR")}
@@ -349,7 +349,7 @@ def _entries(
 def _call(
     kernel: Any,
     operands: Sequence[jax.Array],
-    grid: tuple[int, ...],
+    grid: Any,
     out: Sequence[jax.ShapeDtypeStruct],
     **constants: Any,
 ) -> list[jax.Array]:
