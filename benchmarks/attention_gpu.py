@@ -1,19 +1,20 @@
 """Attention over blocks on a GPU beside the kernels that others would use, in one run.
 
-    python benchmarks/attention_gpu.py                      # all, about 15 minutes on an H100
+    python benchmarks/attention_gpu.py                      # all lengths and shapes
     python benchmarks/attention_gpu.py --lengths 16384 --kept 1 .25 --shapes 16x16x128
 
 Peers: cuDNN through jax.nn.dot_product_attention (dense, causal), JAX's FlashAttention-3 kernel
 (attention_mgpu, float16, forward only) and torch's compiled flex_attention on the same block masks.
 Scores of tokens are independent lognormal numbers, class edges are calibrated on another sample;
 making the schedule, ordering tokens and bringing them back is in the time. TFLOP/s count the
-multiply-adds of the pairs that are kept (of the whole dense triangle for token scores).
+multiply-adds of the pairs in kept blocks. torch's block masks are made before its time starts.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import importlib.metadata
 import json
 import pathlib
 import subprocess
@@ -188,9 +189,10 @@ def rows(shape: Shape, kept: list[float], implementations: list[str], peer) -> l
             "pass": "forward and backward" if both else "forward",
             "kept": round(share, 3),
             "ms": round(took * 1e3, 3),
-            "tflops": round(shape.flops(pairs, both) / took / 1e12),
             "times_cudnn": round(cudnn[both] / took, 2),
         }
+        if "scores" not in name:
+            row["tflops"] = round(shape.flops(pairs, both) / took / 1e12)
         if "block" in name or name.endswith(" dense") or "flex" in name:
             other = flex.get((both, round(share, 2)))
             row |= {"times_flex": round(other / took, 2)} if other else {}
@@ -218,6 +220,16 @@ def flex_peer(lengths, kept, shapes):
         return [tuple(row) for row in json.loads(line)]
 
     return answer
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in ("jax", "jax-triton", "torch", "triton"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def draw(rows: list[dict], path: str) -> None:
@@ -260,7 +272,8 @@ def main() -> None:
     )
     result = {
         "device": jax.devices()[0].device_kind,
-        "versions": {"python": sys.version.split()[0], "jax": jax.__version__},
+        "versions": versions(),
+        "command": " ".join(sys.argv),
         "setup": "batch 1, bfloat16, causal, blocks of 128; heads x key heads x head dimension",
         "rows": [],
     }

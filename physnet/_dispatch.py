@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Implementation = Literal["xla", "mosaic_gpu", "triton"]
 Facts = dict[str, Any]
@@ -19,11 +20,13 @@ Requirement = Callable[[Facts], str | None]  # why a call is not served, or None
 
 
 def _hopper(facts: Facts) -> str | None:
-    return None if _capability() == (9, 0) else "a GPU of compute capability 9.0 (Hopper)"
+    return None if _capability(facts) == (9, 0) else "a GPU of compute capability 9.0 (Hopper)"
 
 
 def _ampere(facts: Facts) -> str | None:
-    return None if _capability() >= (8, 0) else "an NVIDIA GPU of compute capability 8.0 or more"
+    return (
+        None if _capability(facts) >= (8, 0) else "an NVIDIA GPU of compute capability 8.0 or more"
+    )
 
 
 def _triton(facts: Facts) -> str | None:
@@ -53,7 +56,12 @@ def _some_pairs(facts: Facts) -> str | None:
     return None if facts["pairs"] else "at least one query and one key"
 
 
-_SHAPES = (_head_dim, _block_size, _some_pairs)
+def _float32_scores(facts: Facts) -> str | None:
+    name = np.dtype(facts["score_dtype"]).name
+    return None if name != "float64" else "scores and thresholds of float32, got float64"
+
+
+_SHAPES = (_head_dim, _block_size, _float32_scores, _some_pairs)
 _ATTENTION: dict[Implementation, tuple[Requirement, ...]] = {
     "mosaic_gpu": (_hopper, _dtypes("bfloat16", "float16"), *_SHAPES),
     "triton": (_ampere, _triton, _dtypes("bfloat16", "float16", "float32"), *_SHAPES),
@@ -120,12 +128,24 @@ def _unmet(needs: tuple[Requirement, ...], facts: Facts) -> str | None:
     return next((why for need in needs if (why := need(facts)) is not None), None)
 
 
-def _capability() -> tuple[int, int]:
-    """CUDA's compute capability of the device that computations go to; (0, 0) of another one."""
-    device = jax.config.jax_default_device
-    if device is None or isinstance(device, str):
-        device = jax.devices(device)[0]
-    if device.platform != "gpu":
+def device(*arrays: Any) -> jax.Device:
+    """Where a computation with these arrays runs: where one of them lies, else by default.
+
+    Under `jit` that is not known: jitted for another device than the default one, name "xla".
+    """
+    for array in arrays:
+        if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
+            return next(iter(array.devices()))
+    default = jax.config.jax_default_device
+    if default is None or isinstance(default, str):
+        return jax.devices(default)[0]
+    return default
+
+
+def _capability(facts: Facts) -> tuple[int, int]:
+    """CUDA's compute capability; (0, 0) of another device."""
+    here = device(*facts.get("arrays", ()))
+    if here.platform != "gpu":
         return (0, 0)
-    major, _, minor = str(getattr(device, "compute_capability", "0.0")).partition(".")
+    major, _, minor = str(getattr(here, "compute_capability", "0.0")).partition(".")
     return (int(major), int(minor or 0)) if major.isdigit() else (0, 0)

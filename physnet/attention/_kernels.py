@@ -39,10 +39,14 @@ def forward(
 ) -> tuple[jax.Array, jax.Array, Slots]:
     """Output (B, T, N, D) and lse (B, T, N) of a pass, and what its backward needs again."""
     slots = _slots(rule, x, spoil, pairs, plan)
-    output, lse = _kernel(name, "forward", rule)(*slots.tensors, slots.lists, slots.labels)
+    output, lse = _kernel(_load(name), "forward", rule)(*slots.tensors, slots.lists, slots.labels)
     batch, time, _, width = x.query.shape
     output = _tokens(output, plan.query_order, batch, time)[..., :width]
-    return output, _tokens(jnp.swapaxes(lse, 1, 2), plan.query_order, batch, time), slots
+    lse = _tokens(jnp.swapaxes(lse, 1, 2), plan.query_order, batch, time)
+    if not isinstance(pairs.position.query, np.ndarray):  # kernels do not mind what is no token
+        none = (pairs.position.query == NO_TOKEN)[..., None]
+        output, lse = jnp.where(none[..., None], 0, output), jnp.where(none, -jnp.inf, lse)
+    return output, lse, slots
 
 
 def backward(
@@ -64,7 +68,7 @@ def backward(
         jnp.swapaxes(_in_slots(array, plan.query_order, key_heads, fill), 1, 2)
         for array, fill in ((lse, jnp.inf), (shift, 0.0))
     )
-    d_query, *rest = _kernel(name, "backward", rule)(
+    d_query, *rest = _kernel(_load(name), "backward", rule)(
         *slots.tensors, d_output, lse, shift, slots.lists, slots.labels
     )
     d_query = _tokens(d_query, plan.query_order, batch, time)[..., :width]
@@ -72,10 +76,13 @@ def backward(
     return Tensors(d_query, d_key, d_value)
 
 
+def _load(name: _dispatch.Implementation) -> Any:
+    return _dispatch.load("scattering_attention", name)
+
+
 @functools.cache
-def _kernel(name: _dispatch.Implementation, function: str, rule: Rule) -> Callable[..., Any]:
+def _kernel(kernels: Any, function: str, rule: Rule) -> Callable[..., Any]:
     """A raw kernel, such that vmap makes more rows of it."""
-    kernels = _dispatch.load("scattering_attention", name)
 
     def run(*args):
         *arrays, lists, labels = args

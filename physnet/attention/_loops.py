@@ -59,7 +59,8 @@ def _visits(rule: Rule, x: Operands, bounds: _Bounds, r, i):
     if rule.is_causal:
         visit = visit & (key_begin <= end)
     if rule.band == "near":
-        visit = visit & (key_begin - rule.window < end) & (key_end + rule.window > begin)
+        # No sums: they overflow for a large window.
+        visit = visit & (key_begin - end < rule.window) & (begin - key_end < rule.window)
     elif bounds.scores is not None:
         query, key, threshold = bounds.scores
         visit = visit & jnp.any(query[r, i][None] * key[r] > threshold[r][None], axis=-1)

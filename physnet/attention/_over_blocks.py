@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from physnet import _dispatch
-from physnet.attention._arguments import Pairs, Spoil, Tensors, accumulator
+from physnet.attention._arguments import Pairs, Scores, Spoil, Tensors, accumulator
 from physnet.attention._dense import unclean
 from physnet.attention._sparse import Plans, Rules, sparse
 
@@ -19,7 +19,7 @@ DENSE_QUERIES = 8  # the logits of so few queries are no larger than the keys
 def dense_pays(x: Tensors) -> bool:
     """Whether to form all pairs at once."""
     time, span = x.query.shape[1], x.key.shape[1]
-    few = DENSE_PAIRS if jax.default_backend() == "cpu" else ACCELERATOR_PAIRS
+    few = DENSE_PAIRS if _dispatch.device(*x).platform == "cpu" else ACCELERATOR_PAIRS
     return time * span <= few or time <= DENSE_QUERIES
 
 
@@ -31,15 +31,15 @@ def kernel_pays(x: Tensors) -> bool:
     return time * span > few and time > DENSE_QUERIES
 
 
-def facts(x: Tensors, block_size: int = 128) -> dict[str, object]:
+def facts(x: Tensors, block_size: int = 128, scores: Scores | None = None) -> dict[str, object]:
     """What decides which implementation serves a call."""
-    batch, time, _, width = x.query.shape
-    pairs = batch * time * x.key.shape[1]
     return {
+        "arrays": tuple(x),
         "dtype": x.query.dtype,
-        "head_dim": width,
+        "score_dtype": np.dtype(np.float32) if scores is None else scores.query.dtype,
+        "head_dim": x.query.shape[-1],
         "block_size": block_size,
-        "pairs": pairs,
+        "pairs": x.query.size * x.key.size,
     }
 
 

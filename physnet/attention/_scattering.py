@@ -95,8 +95,9 @@ def scattering_attention(
         local_window: w: pairs nearer than w always take part (1: the token itself). Static.
         is_causal: Whether later keys are left out. Static.
         query_position, key_position: t, integers (B, T) or (T,), (B, S) or (S,): the place in the
-            sequence where the arrays hold a part of it, or in another order. Needed where S is
-            not T. At 2^31 - 1 there is no token: an unused slot of a cache, for instance.
+            sequence where the arrays hold a part of it, or in another order; less than 2^31 apart.
+            Needed where S is not T. At 2^31 - 1 there is no token: an unused slot of a cache, for
+            instance.
         segment_ids: Integers (B, T) or (T,): tokens of different segments form no pair. A pair of
             arrays where S is not T.
         schedule: An order of tokens made by `scattering.schedule`, with batch axes (B,), or (B, K)
@@ -110,7 +111,7 @@ def scattering_attention(
         o (B, T, N, H) of the dtype of query; a query without a pair gives exactly 0. With
         `return_lse` a pair with (B, T, N), float32 (float64 for float64), -inf without a pair.
         Score and threshold get no gradient: the gate is hard. A query that sees a token with a NaN
-        or infinity in its key or value is NaN; no other is touched.
+        or infinity in its key or value is NaN, and so is its gradient; no other is touched.
 
     Raises:
         ValueError: Shapes that do not fit; a threshold that is NaN or negative where it is known.
@@ -131,11 +132,15 @@ def scattering_attention(
         FlashAttention-2.
     """
     window = _checks.positive_int("local_window", local_window, minimum=0)
+    window = min(window, int(_arguments.NO_TOKEN))  # as far as positions go
     x, unbatched = _arguments.tensors(query, key, value)
-    name = _dispatch.choose(
-        "attention.scattering_attention", implementation, pays=kernel_pays(x), **facts(x)
-    )
     scores = _arguments.scores(score, key_score, threshold, x, unbatched)
+    name = _dispatch.choose(
+        "attention.scattering_attention",
+        implementation,
+        pays=kernel_pays(x),
+        **facts(x, _BLOCK if schedule is None else schedule.block_size, scores),
+    )
     placed = is_causal or (window > 0 and scores is not None)
     pairs = _arguments.Pairs(
         scores,

@@ -95,6 +95,11 @@ def _backward(name, rules, size, residuals, cotangents):
     bad = jnp.isnan(spoil.query)
     base = jnp.where((lse == -jnp.inf) | bad, jnp.inf, lse)
     shift = jnp.where(bad, 0, shift)
+    # A row that is NaN, or whose cotangent is: zero times NaN must not reach keys it does not see.
+    lost = jnp.isnan(base) | ~jnp.isfinite(shift)
+    if name != "mosaic_gpu":  # which sees to it by itself
+        base, shift = jnp.where(lost, jnp.inf, base), jnp.where(lost, 0, shift)
+        d_output = jnp.where(lost[..., None], 0, d_output)
     batch, length = x.query.shape[:2]
     span, key_heads = x.key.shape[1:3]
 
@@ -117,6 +122,8 @@ def _backward(name, rules, size, residuals, cotangents):
 
     parts = [one(*each) for each in zip(rules, plans, slots, strict=True)]
     total = functools.reduce(functools.partial(jax.tree.map, _sum), parts)
+    if name != "mosaic_gpu":
+        total = total._replace(query=jnp.where(lost[..., None], jnp.nan, total.query))
     total = jax.tree.map(lambda d, like: d.astype(like.dtype), total, x)
     return total, None, None, None
 

@@ -94,7 +94,7 @@ def _blocks(rule: Rule, labels: Labels, size: int) -> tuple[jax.Array, jax.Array
         free = free & (key_end <= begin)
     if rule.band != "all":
         w = rule.window
-        reached = (key_begin - w < end) & (key_end + w > begin)
+        reached = (key_begin - end < w) & (begin - key_end < w)  # no sums: they overflow
         inside = (end - key_begin < w) & (begin - key_end > -w)
         active = active & (reached if rule.band == "near" else ~inside)
         free = free & (inside if rule.band == "near" else ~reached)

@@ -35,9 +35,10 @@ def backward(
             and give nothing to keys and values.
         shift: sum(dO O) - dlse (B, N, 128 P) float32.
     """
-    seen = jnp.isfinite(lse) & jnp.isfinite(shift)
-    whole = jnp.where(seen, lse, jnp.inf), jnp.where(seen, shift, 0)
+    lost = jnp.isnan(lse) | ~jnp.isfinite(shift)
+    whole = jnp.where(lost, jnp.inf, lse), jnp.where(lost, 0, shift)
     d_query = _of_queries(query, key, value, d_output, lse, shift, lists, labels, rule)
+    labels = labels._replace(query_spoil=jnp.where(lost, jnp.nan, labels.query_spoil))
     d_key, d_value = _of_keys(query, key, value, d_output, *whole, lists, labels, rule)
     return d_query, d_key, d_value
 

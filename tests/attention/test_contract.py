@@ -206,6 +206,8 @@ def check(implementation, contract, case, dtype):
     if dtype not in implementation.dtypes:
         pytest.skip(f"{implementation.name} does not serve {dtype}")
     gate, reference = contract
+    if implementation.name != "xla" and case.block_size:
+        case = dataclasses.replace(case, block_size=128)  # what kernels serve
     tensors, queries, keys, options, labels = inputs(case, dtype)
     mask = pair_mask(gate, case, queries, keys, labels)
     weights = cotangents(tensors[0])
@@ -224,7 +226,10 @@ def check(implementation, contract, case, dtype):
         finite = np.isfinite(exact)
         np.testing.assert_array_equal(np.isfinite(array), finite, err_msg=part)
         error = np.abs(np.asarray(array, np.float64)[finite] - exact[finite]).max(initial=0)
-        assert error <= tolerance * max(1, np.abs(exact[finite]).max(initial=0)), part
+        allowed = tolerance * max(1, np.abs(exact[finite]).max(initial=0))
+        if part == "lse":  # float32 from exact products, whatever the dtype
+            allowed = min(allowed, 5e-5)
+        assert error <= allowed, part
     output, lse, d_query = got[0], got[1], got[2]
     none = np.moveaxis(empty, 1, 2)
     assert not np.asarray(output)[none].any()
@@ -330,6 +335,67 @@ def test_nan_tokens_touch_only_the_rows_that_see_them(implementation):
     for clean, array in zip(run(*tensors), got, strict=True):
         np.testing.assert_array_equal(np.asarray(clean)[:, real], np.asarray(array)[:, real])
     assert np.isnan(np.asarray(got[0])[:, ~real]).all()  # and trouble shows where it belongs
+
+
+def test_gradients_of_rows_that_are_nan_stay_where_they_are(implementation):
+    """A finite query sees a NaN key: nothing of it reaches keys that it does not see."""
+    if not implementation.in_blocks:
+        pytest.skip("all pairs at once leave this to differentiation")
+    case = Case(time=300, threshold=0.2, local_window=2, block_size=None)
+    tensors, score, _, options, _ = inputs(case, implementation.dtypes[0])
+    segment = np.arange(300) % 3
+    options["segment_ids"] = jnp.asarray(segment, jnp.int32)
+
+    @jax.jit
+    def run(*tensors):
+        def loss(*tensors):
+            output = implementation(
+                attention.scattering_attention, *tensors, jnp.asarray(score), **options
+            )
+            return jnp.sum(output**2)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*tensors)
+
+    query, key, value = tensors
+    clean, spoilt = run(query, key, value), run(query, key.at[:, 100].set(jnp.nan), value)
+    far = segment != segment[100]
+    for want, got in zip(clean, spoilt, strict=True):
+        np.testing.assert_array_equal(np.asarray(want)[:, far], np.asarray(got)[:, far])
+    sees = np.isnan(np.asarray(spoilt[0])).any((0, 2, 3))
+    assert sees.any()
+    assert not sees[:100].any()
+    assert not sees[far].any()
+
+
+def test_a_place_without_a_token_gives_zero_and_asks_nothing(implementation):
+    case = Case(time=300, threshold=None, block_size=None)
+    tensors, _, _, options, _ = inputs(case, implementation.dtypes[0])
+    place = jnp.where(jnp.arange(300) < 290, jnp.arange(300), NO_TOKEN).astype(jnp.int32)
+    options |= {"query_position": place, "key_position": place}
+    run = with_gradients(implementation, None, options, cotangents(tensors[0]))
+    output, lse, d_query, d_key, d_value = run(*tensors)
+    for part in (output, d_query, d_key, d_value):
+        assert not np.asarray(part)[:, 290:].any()
+        assert np.asarray(part)[:, :290].any()
+    assert (np.asarray(lse)[:, 290:] == -np.inf).all()
+
+
+def test_a_window_without_an_end_is_no_window(implementation):
+    case = Case(time=300, threshold=2.0, block_size=None)  # the gate lets no pair through
+    tensors, score, _, options, _ = inputs(case, implementation.dtypes[0])
+
+    def run(window, **change):
+        return implementation(
+            attention.scattering_attention,
+            *tensors,
+            jnp.asarray(score),
+            **options | {"local_window": window} | change,
+        )
+
+    want = np.asarray(run(0, threshold=None).astype(jnp.float32))
+    for window in (300, 2**31 - 1, 2**40):
+        got = np.asarray(run(window).astype(jnp.float32))
+        np.testing.assert_allclose(got, want, atol=4 * implementation.tolerance)
 
 
 def test_a_seen_nan_shows(implementation):

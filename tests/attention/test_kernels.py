@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from physnet import _dispatch, attention
+from physnet.attention import _arguments
 from physnet_kernels.scattering_attention import mosaic_gpu
 from physnet_kernels.scattering_attention._types import NO_TOKEN
 
@@ -60,21 +61,23 @@ def test_mosaic_kernels_lower_for_cuda_without_a_gpu(head_dim, band):
 
 @pytest.mark.parametrize("options", [{}, {"local_window": 20}, {"threshold": None}])
 def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options):
-    monkeypatch.setattr(_dispatch, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(_dispatch, "_capability", lambda facts: (9, 0))
 
     def total(*arrays):
         settings = {"threshold": 0.3} | options
         output = attention.scattering_attention(*arrays, implementation="mosaic_gpu", **settings)
         return jnp.sum(output.astype(jnp.float32))
 
-    gradient = jax.jit(jax.vmap(jax.grad(total, argnums=(0, 1, 2))))
-    lowered = gradient.trace(*(a[None] for a in inputs(300))).lower(lowering_platforms=("cuda",))
+    gradient = jax.vmap(jax.grad(total, argnums=(0, 1, 2)), in_axes=(0, None, None, 0))
+    query, key, value, score = inputs(300)
+    traced = jax.jit(gradient).trace(query[None], key, value, score[None])
+    lowered = traced.lower(lowering_platforms=("cuda",))
     passes = 2 if "local_window" in options else 1
     assert lowered.as_text().count("custom_call @mosaic_gpu") == 3 * passes
 
 
 def test_the_kernels_mark_empty_slots_as_attention_does():
-    assert np.iinfo(np.int32).max == NO_TOKEN
+    assert NO_TOKEN == _arguments.NO_TOKEN
     tensors, _, lists, labels = operands(64)
     out = jax.eval_shape(
         functools.partial(mosaic_gpu.forward, rule=mosaic_gpu.Rule("all", 0, True, 1.0)),
@@ -150,7 +153,7 @@ def test_shard_map_over_batch_and_heads(kernel):
 
 
 def test_shard_map_lowers_to_the_kernels_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(_dispatch, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(_dispatch, "_capability", lambda facts: (9, 0))
 
     def kernel(function, *arrays, **options):
         return function(*arrays, implementation="mosaic_gpu", **options)

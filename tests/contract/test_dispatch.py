@@ -29,7 +29,7 @@ def _arguments():
         "greens.window": ((onsite, hopping), {"center": 0.0, "radius": 1.0}),
         "greens.propagate": ((*chain, jnp.ones((4, 2), jnp.float32)), {}),
         "attention.scattering_attention": (
-            (x, x, x, jnp.linspace(0.0, 1.0, 8)[None]),
+            (x, x, x, jnp.linspace(0.0, 1.0, 8, dtype=jnp.float32)[None]),
             {"threshold": 0.3},
         ),
         "attention.block_sparse_attention": ((x, x, x, jnp.ones((2, 2), bool)), {}),
@@ -92,7 +92,7 @@ def device(monkeypatch):
     """device(capability, installed): dispatch as if on such a machine."""
 
     def pretend(capability, installed=("jax_triton", "triton")):
-        monkeypatch.setattr(_dispatch, "_capability", lambda: capability)
+        monkeypatch.setattr(_dispatch, "_capability", lambda facts: capability)
         found = importlib.util.find_spec
 
         def find_spec(name):
@@ -105,7 +105,13 @@ def device(monkeypatch):
     return pretend
 
 
-ATTENTION = {"dtype": jnp.bfloat16, "head_dim": 128, "block_size": 128, "pairs": 10**6}
+ATTENTION = {
+    "dtype": jnp.bfloat16,
+    "score_dtype": jnp.float32,
+    "head_dim": 128,
+    "block_size": 128,
+    "pairs": 10**6,
+}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +126,7 @@ ATTENTION = {"dtype": jnp.bfloat16, "head_dim": 128, "block_size": 128, "pairs":
         (HOPPER, True, {"block_size": 96}, "xla"),
         (HOPPER, True, {"pays": False}, "xla"),
         (HOPPER, True, {"pairs": 0}, "xla"),
+        (HOPPER, True, {"score_dtype": jnp.float64}, "xla"),
         (AMPERE, True, {}, "triton"),
         (AMPERE, False, {}, "xla"),
         ((10, 0), True, {}, "triton"),
@@ -156,6 +163,23 @@ def test_a_name_that_does_not_serve_the_call_says_why(
             _dispatch.choose("attention.scattering_attention", name, pays=pays, **ATTENTION | facts)
         assert why in str(raised.value)
         assert "implementation=None" in str(raised.value)
+
+
+def test_the_device_is_where_an_array_lies_else_the_default_one(monkeypatch, bare_errors):
+    class Device:
+        platform, compute_capability = "gpu", "9.0"
+
+    here = jnp.zeros(2)
+    monkeypatch.setattr(jax, "devices", lambda *backend: [Device()])
+    assert _dispatch._capability({}) == HOPPER
+    assert _dispatch._capability({"arrays": (here,)}) == NO_GPU  # on the CPU of this machine
+    assert jax.jit(lambda x: _dispatch._capability({"arrays": (x,)})[0] * jnp.ones(()))(here) == 9
+    Device.compute_capability = "12.1"
+    assert _dispatch._capability({}) == (12, 1)
+    Device.compute_capability = "gfx942"  # another maker's
+    assert _dispatch._capability({}) == NO_GPU
+    with jax.default_device(next(iter(here.devices()))):
+        assert _dispatch._capability({}) == NO_GPU
 
 
 @operations
