@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Implementation = Literal["xla", "mosaic_gpu", "triton"]
 Facts = dict[str, Any]
@@ -134,9 +135,10 @@ def device(*arrays: Any) -> jax.Device:
     Under `jit` that is not known: jitted for another device than the default one, name "xla".
     """
     for array in arrays:
-        if isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer):
+        if isinstance(array, jax.Array) and not isinstance(array, Tracer):
             return next(iter(array.devices()))
-    default = jax.config.jax_default_device
+    settings: Any = jax.config
+    default = settings.jax_default_device
     if default is None or isinstance(default, str):
         return jax.devices(default)[0]
     return default

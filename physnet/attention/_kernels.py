@@ -112,7 +112,7 @@ def _slots(rule: Rule, x: Tensors, spoil: Spoil, pairs: Pairs, plan: _layout.Pla
         _in_slots(_wide(x.value), plan.key_order, key_heads),
     )
 
-    def labels(both: Labels | None, empty: int):
+    def labels(both: Labels | None, empty: int) -> Any:
         if both is None:
             return None, None
         in_rows = (_layout.row_labels(label, batch, rows) for label in both)
@@ -135,7 +135,8 @@ def _slots(rule: Rule, x: Tensors, spoil: Spoil, pairs: Pairs, plan: _layout.Pla
     )
     positions = labels(pairs.position, int(NO_TOKEN))
     segments = labels(pairs.segment, 0)
-    label = _visits.Labels(*positions, *segments, *scores, key_spoil, query_spoil)
+    every: Any = (*positions, *segments, *scores, key_spoil, query_spoil)
+    label = _visits.Labels(*every)
     return Slots(tensors, _visits.lists(rule, label, plan.kept, _BLOCK), label)
 
 

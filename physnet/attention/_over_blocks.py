@@ -1,5 +1,7 @@
 """Choice between all pairs at once and blocks of them; non-finite tokens in both."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def attend(
     # In a shard_map the zero varies over all axes that anything here does: so then do the tensors,
     # and with them all that the loops carry.
     leaves = jax.tree.leaves((x, pairs, plans))
-    zero = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.float32) for leaf in leaves)
+    zero: Any = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.float32) for leaf in leaves)
     raw = name == "mosaic_gpu"  # its kernels leave out what is marked: no copy of the tensors
     if raw:
         query, key, value = (jnp.any(~jnp.isfinite(lax.stop_gradient(a)), axis=-1) for a in x)

@@ -32,7 +32,7 @@ class Labels(NamedTuple):
     key_segment: jax.Array | None
     query_score: jax.Array | None  # (R, S, slots) float32
     key_score: jax.Array | None
-    threshold: jax.Array | None  # (R, S)
+    threshold: Any  # (R, S) or None
     spoil: jax.Array  # (R, K, slots) float32: NaN at keys that make NaN of who sees them
     query_spoil: jax.Array  # (R, N, slots)
 

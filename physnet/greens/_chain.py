@@ -149,4 +149,4 @@ def choose(
     operation: str, implementation: _dispatch.Implementation | None, c: Chain
 ) -> _dispatch.Implementation:
     """Name of the implementation that runs `operation` on this chain."""
-    return _dispatch.choose(operation, implementation, dtype=c.onsite.dtype)
+    return _dispatch.choose(operation, implementation, arrays=(c.onsite,), dtype=c.onsite.dtype)

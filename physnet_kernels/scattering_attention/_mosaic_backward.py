@@ -135,7 +135,7 @@ def _of_queries(query, key, value, d_output, lse, shift, lists, labels, rule):
                     plgpu.wgmma(acc_ref, do_smem, r["v_smem"].at[v_at].transpose((1, 0)))
                     return acc_ref[...]
 
-                dp = pl.run_scoped(weights, plgpu.ACC(shape, jnp.float32))
+                dp = pl.run_scoped(weights, common.ACC(shape, jnp.float32))
                 plgpu.barrier_arrive(r["v_free"].at[v_at])
                 ds = (p * (dp - common.across(offset, shape))).astype(dtype)
                 if last:
@@ -143,7 +143,7 @@ def _of_queries(query, key, value, d_output, lse, shift, lists, labels, rule):
                     def add(acc_ref):
                         plgpu.wgmma(acc_ref, ds, r["k_smem"].at[at])
 
-                    acc = pl.run_state(add)(plgpu.ACC.init(acc))
+                    acc = pl.run_state(add)(common.ACC.init(acc))
                 else:
                     # The next logits keep the tensor cores busy with the same wait.
                     after = common.slot(t + 1, k_stages)
@@ -155,7 +155,7 @@ def _of_queries(query, key, value, d_output, lse, shift, lists, labels, rule):
                         product(x_ref, after)
 
                     acc, x = pl.run_state(add_and_go_on)(
-                        (plgpu.ACC.init(acc), plgpu.ACC.init(common.zeros(shape)))
+                        (common.ACC.init(acc), common.ACC.init(common.zeros(shape)))
                     )
                 plgpu.barrier_arrive(r["k_free"].at[at])
                 return acc, x
@@ -167,7 +167,7 @@ def _of_queries(query, key, value, d_output, lse, shift, lists, labels, rule):
                     product(acc_ref, 0)
                     return acc_ref[...]
 
-                x = pl.run_scoped(logits, plgpu.ACC(shape, jnp.float32))
+                x = pl.run_scoped(logits, common.ACC(shape, jnp.float32))
                 carry = lax.fori_loop(0, count - 1, step, (acc, x))
                 return step(count - 1, carry, last=True)[0]
 
@@ -334,7 +334,7 @@ def _of_keys(query, key, value, d_output, lse, shift, lists, labels, rule):
                         product(acc_ref, r["k_smem"], q_smem)
                         return acc_ref[...]
 
-                    x = pl.run_scoped(logits, plgpu.ACC(shape, jnp.float32))
+                    x = pl.run_scoped(logits, common.ACC(shape, jnp.float32))
                     x = x * (rule.scale * common.LOG2E)
                     base = common.load(r["lse_smem"].at[at], common.COLUMNS)
                     x = lax.cond(
@@ -350,7 +350,7 @@ def _of_keys(query, key, value, d_output, lse, shift, lists, labels, rule):
                         product(dp_ref, r["v_smem"], do_smem)
 
                     dv, dp = pl.run_state(weights)(
-                        (plgpu.ACC.init(dv), plgpu.ACC.init(common.zeros(shape)))
+                        (common.ACC.init(dv), common.ACC.init(common.zeros(shape)))
                     )
                     offset = common.load(r["shift_smem"].at[at], common.COLUMNS)
                     plgpu.barrier_arrive(r["do_free"].at[at])
@@ -359,7 +359,7 @@ def _of_keys(query, key, value, d_output, lse, shift, lists, labels, rule):
                     def add(acc_ref):
                         plgpu.wgmma(acc_ref, ds, q_smem.at[:, half(wg)])
 
-                    dk = pl.run_state(add)(plgpu.ACC.init(dk))
+                    dk = pl.run_state(add)(common.ACC.init(dk))
                     plgpu.barrier_arrive(r["q_free"].at[at])
                     return dk, dv, done + 1
 

@@ -16,6 +16,7 @@ from physnet_kernels.scattering_attention._types import BLOCK, NO_TOKEN, Labels,
 LOG2E = math.log2(math.e)
 ROWS = plgpu.Layout.WGMMA.reduce(1)  # one value a row of an accumulator
 COLUMNS = plgpu.Layout.WGMMA.reduce(0)
+ACC: Any = plgpu.WGMMAAccumulatorRef
 HALF = BLOCK // 2  # rows of a warpgroup
 NAMES = ("position", "segment", "score")
 # The index that `load` takes up to JAX 0.10; later it has none.

@@ -113,7 +113,7 @@ def forward(
                     take_turns()
                     return acc_ref[...]
 
-                x = pl.run_scoped(logits, plgpu.ACC(shape, jnp.float32))
+                x = pl.run_scoped(logits, common.ACC(shape, jnp.float32))
                 if factor <= 0:
                     x = x * factor
                 x = lax.cond(needs_mask, lambda x: masked(t, at, x), lambda x: x, x)
@@ -139,7 +139,7 @@ def forward(
                     def _():
                         plgpu.barrier_wait(r["k_ready"].at[common.slot(t + 1, stages)])
 
-                acc = pl.run_state(weigh)(plgpu.ACC.init(acc))
+                acc = pl.run_state(weigh)(common.ACC.init(acc))
                 plgpu.barrier_arrive(r["v_free"].at[at])
                 return acc, new, total
 

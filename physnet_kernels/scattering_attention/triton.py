@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from physnet_kernels.scattering_attention import _triton_backward, _triton_forward
 from physnet_kernels.scattering_attention._types import BLOCK, Labels, Lists, Rule
 
-_LABELS = Labels._fields.index("spoil") + 1  # what the kernels read: not what spoils queries
 HEAD_DIMS = (16, 32, 64, 128, 256)
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -129,7 +128,7 @@ def _call(kernel, arrays, lists, labels, rule, tile, *, programs, out_shape) -> 
     there = labels.query_position  # stands in for labels that are not there; never read
     outputs = jax_triton.triton_call(
         *arrays,
-        *(there if label is None else label for label in labels[:_LABELS]),
+        *(there if label is None else label for label in labels[:-1]),  # not what spoils queries
         spoiled,
         query.shape[1] // BLOCK,
         key.shape[1] // BLOCK,

@@ -73,7 +73,7 @@ def all_pairs(rule, x):
 def test_lists_hold_every_pair_and_free_blocks_are_whole(band, is_causal):
     r = np.random.default_rng(7)
     found = np.zeros(3, int)
-    for trial in range(60):
+    for trial in range(30):
         extreme = trial % 5 == 4
         step = 2**31 // 64 if extreme else 1
         window = int(r.choice([1, 4, 20, 10**9])) * step
@@ -110,4 +110,4 @@ def test_lists_hold_every_pair_and_free_blocks_are_whole(band, is_causal):
             np.testing.assert_array_equal(turned, visited)
             counts = np.asarray(lists.count)[0, h][np.asarray(lists.order)[0, h]]
             assert (np.diff(counts) <= 0).all()
-    assert (found > 10).all()  # visited, free and skipped blocks were all there
+    assert (found > 5).all()  # visited, free and skipped blocks were all there
