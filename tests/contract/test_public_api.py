@@ -99,8 +99,13 @@ def test_configs_are_frozen_and_hashable(config):
         make(vocab_size=65).width = 1
 
 
+def _packages(modules):
+    """Names of packages; kernels need not be importable for that."""
+    return [name for name in modules if any(other.startswith(f"{name}.") for other in modules)]
+
+
 def test_packages_export_explicitly_and_leak_nothing(modules):
-    packages = [name for name in modules if hasattr(importlib.import_module(name), "__path__")]
+    packages = _packages(modules)
     assert len(packages) >= 7
     for name in packages:
         package, tree = importlib.import_module(name), modules[name]
@@ -120,11 +125,13 @@ def test_packages_export_explicitly_and_leak_nothing(modules):
 
 
 def test_plain_modules_export_nothing_that_they_import(modules):
+    packages = _packages(modules)
     for name, tree in modules.items():
         assigned = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
         targets = [t for node in assigned for t in getattr(node, "targets", [node])]
         assert not any(getattr(t, "id", None) == "__all__" for t in targets), name
-        if hasattr(importlib.import_module(name), "__path__"):
+        backend = name.startswith("physnet_kernels.") and name.split(".")[-1][0] != "_"
+        if name in packages or backend:  # a backend names its functions, wherever they are
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
