@@ -86,6 +86,8 @@ def references(inverse, half_line):
 
 NAMES = ["diagonal", "left", "window", "causal window", "propagate", "propagate real"]
 every = pytest.mark.parametrize("name", NAMES)
+# The other files hold "xla" to the same on CPUs; here it runs beside the kernels, on a GPU.
+on_a_gpu = pytest.mark.gpu
 
 
 def arguments(random_chain, n, a=(), b=(), z=(), x=(), *, d=3, seed=0):
@@ -145,6 +147,7 @@ def test_gradients_are_those_of_dense_inverses(name, shape, functions, reference
         assert_near(value, other, 1e-4)
 
 
+@on_a_gpu
 @every
 def test_forward_mode_and_second_order(name, functions, references, random_chain):
     values, tangents = (arguments(random_chain, 7, (2,), (), (), (2,), seed=s) for s in (0, 5))
@@ -159,6 +162,7 @@ def test_forward_mode_and_second_order(name, functions, references, random_chain
         assert_near(value, other, 2e-4)
 
 
+@on_a_gpu
 @every
 def test_nested_vmap_and_its_gradient(name, functions, random_chain):
     values = arguments(random_chain, 40, (3, 1), (2,), (2,), (3, 2))
@@ -234,6 +238,7 @@ def test_accuracy_of_long_chains(eta, tolerance, implementation):
         assert (np.abs(g - expected) / np.abs(expected)).max() < tolerance
 
 
+@on_a_gpu
 @pytest.mark.parametrize("name", ["diagonal", "left", "window", "causal window"])
 def test_gradients_of_long_chains(name, functions, random_chain):
     """Many chunks: against the plain recursions in float64, judged by dense inverses elsewhere."""
@@ -284,6 +289,7 @@ def test_long_waves_and_their_gradient(implementation):
     assert_close(gradient, (green[..., None] * t).real)
 
 
+@on_a_gpu
 @pytest.mark.parametrize("n", [9, 700])
 def test_a_chain_continues_from_its_state(n, implementation, random_chain):
     onsite, hopping, energy, source = arguments(random_chain, n, (2,), (), (2,), (2,))
@@ -313,6 +319,7 @@ def test_a_chain_continues_from_its_state(n, implementation, random_chain):
         assert_close(jnp.concatenate(part, axis), whole, 1e-5)
 
 
+@on_a_gpu
 def test_a_gradient_flows_through_the_state(implementation, random_chain):
     onsite, hopping, energy, x = arguments(random_chain, 20)
     propagate = functools.partial(greens.propagate, implementation=implementation)
@@ -329,6 +336,7 @@ def test_a_gradient_flows_through_the_state(implementation, random_chain):
         assert_near(value, other, 1e-5)
 
 
+@on_a_gpu
 @pytest.mark.parametrize("n", [40, 3000])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_number_reaches_the_sites_that_see_it_and_no_other(
@@ -360,6 +368,7 @@ def test_a_bad_number_reaches_the_sites_that_see_it_and_no_other(
     assert np.isnan(y[0, j:]).all()
 
 
+@on_a_gpu
 @pytest.mark.parametrize("n", [9, 2500])
 def test_later_sites_change_no_bit_of_what_is_causal(n, implementation, random_chain):
     onsite, hopping, energy, source = arguments(random_chain, n, (2,), (), (2,), (2,))
@@ -474,6 +483,7 @@ def test_no_chain_at_all(implementation):
         assert g.shape == (0, n)
 
 
+@on_a_gpu
 def test_within_shard_map(functions, random_chain):
     values = arguments(random_chain, 150, (2,), (), (), (2,))
     mesh = jax.make_mesh((1,), ("chains",), axis_types=(jax.sharding.AxisType.Auto,))
