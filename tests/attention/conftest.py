@@ -68,17 +68,36 @@ def _kernel(name: str) -> Implementation:
 KERNELS = [pytest.param(name, marks=pytest.mark.gpu) for name in ("mosaic_gpu", "triton")]
 
 
-@pytest.fixture(params=[pytest.param("dense"), pytest.param("blocks"), *KERNELS])
+def _made(name: str, monkeypatch: pytest.MonkeyPatch) -> Implementation:
+    if name == "dense":
+        return Implementation("xla", in_blocks=False)
+    if name == "blocks":
+        _no_dense_form(monkeypatch)
+        return Implementation("xla")
+    return _kernel(name)
+
+
+def _no_dense_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("DENSE_PAIRS", "ACCELERATOR_PAIRS", "DENSE_QUERIES"):
+        monkeypatch.setattr(_over_blocks, limit, 0)
+
+
+@pytest.fixture(params=["dense", "blocks", *KERNELS])
 def implementation(request, monkeypatch):
     """Each implementation; "dense" and "blocks" are the two forms of "xla"."""
-    if request.param == "dense":
-        return Implementation("xla", in_blocks=False)
-    if request.param == "blocks":
-        monkeypatch.setattr(_over_blocks, "DENSE_PAIRS", 0)
-        monkeypatch.setattr(_over_blocks, "ACCELERATOR_PAIRS", 0)
-        monkeypatch.setattr(_over_blocks, "DENSE_QUERIES", 0)
-        return Implementation("xla")
-    return _kernel(request.param)
+    return _made(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["dense", "blocks"])
+def xla(request, monkeypatch):
+    """The two forms of "xla"."""
+    return _made(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["blocks", *KERNELS])
+def over_blocks(request, monkeypatch):
+    """Each implementation that visits blocks."""
+    return _made(request.param, monkeypatch)
 
 
 @pytest.fixture(params=KERNELS)
@@ -90,9 +109,7 @@ def kernel(request):
 @pytest.fixture
 def blocks(monkeypatch):
     """The block form of "xla" at any length."""
-    monkeypatch.setattr(_over_blocks, "DENSE_PAIRS", 0)
-    monkeypatch.setattr(_over_blocks, "ACCELERATOR_PAIRS", 0)
-    monkeypatch.setattr(_over_blocks, "DENSE_QUERIES", 0)
+    _no_dense_form(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,8 @@ def inputs(time=70, span=None, heads=4, key_heads=2, dtype="float32"):
     ("lead", "is_causal", "span", "dtype"),
     [((2, 4), True, None, "float32"), ((), False, 96, "float32"), ((2,), True, None, "float64")],
 )
-def test_block_masks_match_the_reference(implementation, contract, lead, is_causal, span, dtype):
-    if implementation.name != "xla":
-        pytest.skip("blocks of 16 tokens; test_kernels.py has blocks that kernels serve")
+def test_block_masks_match_the_reference(xla, contract, lead, is_causal, span, dtype):
+    """In blocks of 16 tokens; test_kernels.py has those that kernels serve."""
     _, reference = contract
     tensors = inputs(span=span, dtype=dtype)
     r = np.random.default_rng(1)
@@ -38,7 +37,7 @@ def test_block_masks_match_the_reference(implementation, contract, lead, is_caus
     @jax.jit
     def run(*tensors):
         def loss(*tensors):
-            output, lse = implementation(
+            output, lse = xla(
                 attention.block_sparse_attention,
                 *tensors,
                 jnp.asarray(blocks),
@@ -54,7 +53,7 @@ def test_block_masks_match_the_reference(implementation, contract, lead, is_caus
         (_, results), gradients = gradient(*tensors)
         return (*results, *gradients)
 
-    tolerance = 1e-12 if dtype == "float64" else implementation.tolerance
+    tolerance = 1e-12 if dtype == "float64" else xla.tolerance
     for got, exact in zip(run(*tensors), want, strict=True):
         np.testing.assert_allclose(got, exact, rtol=tolerance, atol=5 * tolerance)
     assert not np.asarray(run(*tensors)[0])[:, 16:32].any()
