@@ -128,7 +128,7 @@ def d_key_value(
                 theirs = common.buffered_labels(r, at)
                 threshold = common.threshold_of(r, b, head, heads)
                 ours = fixed
-                if fixed.score is not None and group > 1 and labels.key_score.shape[1] > 1:
+                if fixed.score is not None and group > 1 and far.score.shape[1] > 1:
                     score = common.load(r["key_score"].at[b, head, mine], common.ROWS)
                     ours = fixed._replace(score=score)
                 spread = (lambda q: common.down(q, shape), lambda k: common.across(k, shape))
