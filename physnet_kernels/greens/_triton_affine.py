@@ -7,6 +7,7 @@ the cutting into runs and chunks is that of the continued fraction.
 import triton
 import triton.language as tl
 
+from physnet_kernels.greens._triton_chunks import columns_in_front, load_rows4, store_last
 from physnet_kernels.greens._triton_complex import last, load4, multiply, row_of, store4
 
 
@@ -19,11 +20,29 @@ def join(a1r, a1i, y1r, y1i, a2r, a2i, y2r, y2i):
 
 
 @triton.jit
-def sites(fr, fi, sr, si, first, N: tl.constexpr, T: tl.constexpr, START: tl.constexpr):
+def rows_of_lane(
+    N: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    D1: tl.constexpr,
+    D2: tl.constexpr,
+    FACTOR: tl.constexpr,
+    SOURCE: tl.constexpr,
+):
+    """The program's lane and chunk, and where the lane's factors and sources begin."""
+    lane = tl.program_id(0) // CHUNKS
+    chunk = tl.program_id(0) % CHUNKS
+    f = row_of(lane, D1, D2, FACTOR).to(tl.int64) * N
+    s = row_of(lane, D1, D2, SOURCE).to(tl.int64) * N
+    return lane, chunk, f, s
+
+
+@triton.jit
+def sites(system, first, N: tl.constexpr, T: tl.constexpr, START: tl.constexpr):
     """Factors and sources of four sites from `first` on, and which of them there are.
 
     The factor of site START is not used.
     """
+    fr, fi, sr, si = system
     place = first[:, None] + tl.arange(0, 4)[None, :]
     there = (place >= 0) & (place < N)
     bound = there & (place != START)
@@ -42,15 +61,7 @@ def step(ar, ai, sr, si, yr, yi):
 
 @triton.jit
 def runs_in_front(
-    fr,
-    fi,
-    sr,
-    si,
-    chunk,
-    N: tl.constexpr,
-    S: tl.constexpr,
-    T: tl.constexpr,
-    REVERSE: tl.constexpr,
+    system, chunk, N: tl.constexpr, S: tl.constexpr, T: tl.constexpr, REVERSE: tl.constexpr
 ):
     """For each thread the run of all sites of the chunk in front of its own, (T,) each."""
     START: tl.constexpr = N - 1 if REVERSE else 0
@@ -61,7 +72,7 @@ def runs_in_front(
     for s in range(0, S, 4):
         first = base + S - 4 - s if REVERSE else base + s
         a0, b0, s0, t0, a1, b1, s1, t1, a2, b2, s2, t2, a3, b3, s3, t3, _ = sites(
-            fr, fi, sr, si, first, N, T, START
+            system, first, N, T, START
         )
         if REVERSE:
             a0, b0, s0, t0, a3, b3, s3, t3 = a3, b3, s3, t3, a0, b0, s0, t0
@@ -79,10 +90,7 @@ def runs_in_front(
 
 @triton.jit
 def store_chunk(
-    fr,
-    fi,
-    sr,
-    si,
+    system,
     runs,
     chunk,
     N: tl.constexpr,
@@ -92,21 +100,13 @@ def store_chunk(
     REVERSE: tl.constexpr,
 ):
     """The whole chunk as one run, into column `chunk` of runs (4, CHUNKS)."""
-    pr, pi, yr, yi = runs_in_front(fr, fi, sr, si, chunk, N, S, T, REVERSE)
-    end = tl.arange(0, T) == T - 1
-    at = runs + chunk + tl.zeros((T,), tl.int32)
-    tl.store(at, pr, mask=end)
-    tl.store(at + CHUNKS, pi, mask=end)
-    tl.store(at + 2 * CHUNKS, yr, mask=end)
-    tl.store(at + 3 * CHUNKS, yi, mask=end)
+    pr, pi, yr, yi = runs_in_front(system, chunk, N, S, T, REVERSE)
+    store_last(runs, chunk, pr, pi, yr, yi, T, CHUNKS)
 
 
 @triton.jit
 def solve_chunk(
-    fr,
-    fi,
-    sr,
-    si,
+    system,
     runs,
     outr,
     outi,
@@ -120,20 +120,10 @@ def solve_chunk(
 ):
     """y of the chunk's sites."""
     START: tl.constexpr = N - 1 if REVERSE else 0
-    pr, pi, yr, yi = runs_in_front(fr, fi, sr, si, chunk, N, S, T, REVERSE)
+    pr, pi, yr, yi = runs_in_front(system, chunk, N, S, T, REVERSE)
     if CHUNKS > 1:
-        place = tl.arange(0, PADDED)
-        if REVERSE:
-            other = chunk + PADDED - place
-            there = other < CHUNKS
-        else:
-            other = chunk - PADDED + place
-            there = other >= 0
-        at = runs + other
-        c0 = tl.load(at, mask=there, other=0.0)
-        c1 = tl.load(at + CHUNKS, mask=there, other=0.0)
-        c2 = tl.load(at + 2 * CHUNKS, mask=there, other=0.0)
-        c3 = tl.load(at + 3 * CHUNKS, mask=there, other=0.0)
+        at, there = columns_in_front(runs, chunk, CHUNKS, PADDED, REVERSE)
+        c0, c1, c2, c3 = load_rows4(at, there, CHUNKS)
         c0, c1, c2, c3 = tl.associative_scan((c0, c1, c2, c3), 0, join)
         br, bi = multiply(pr, pi, last(c2, PADDED), last(c3, PADDED))
         yr, yi = yr + br, yi + bi
@@ -142,7 +132,7 @@ def solve_chunk(
     for s in range(0, S, 4):
         first = base + S - 4 - s if REVERSE else base + s
         a0, b0, s0, t0, a1, b1, s1, t1, a2, b2, s2, t2, a3, b3, s3, t3, mask = sites(
-            fr, fi, sr, si, first, N, T, START
+            system, first, N, T, START
         )
         if REVERSE:
             r3, i3 = step(a3, b3, s3, t3, yr, yi)
@@ -178,12 +168,10 @@ def reduce_kernel(
     REVERSE: tl.constexpr,
 ):
     """Program (lane and chunk): the chunk's run, into runs (lanes, 4, chunks)."""
-    lane = tl.program_id(0) // CHUNKS
-    chunk = tl.program_id(0) % CHUNKS
-    f = row_of(lane, D1, D2, FACTOR).to(tl.int64) * N
-    s = row_of(lane, D1, D2, SOURCE).to(tl.int64) * N
+    lane, chunk, f, s = rows_of_lane(N, CHUNKS, D1, D2, FACTOR, SOURCE)
     runs += lane.to(tl.int64) * 4 * CHUNKS
-    store_chunk(fr + f, fi + f, sr + s, si + s, runs, chunk, N, S, T, CHUNKS, REVERSE)
+    system = fr + f, fi + f, sr + s, si + s
+    store_chunk(system, runs, chunk, N, S, T, CHUNKS, REVERSE)
 
 
 @triton.jit
@@ -207,16 +195,11 @@ def solve_kernel(
     REVERSE: tl.constexpr,
 ):
     """Program (lane and chunk): y of the chunk's sites."""
-    lane = tl.program_id(0) // CHUNKS
-    chunk = tl.program_id(0) % CHUNKS
-    f = row_of(lane, D1, D2, FACTOR).to(tl.int64) * N
-    s = row_of(lane, D1, D2, SOURCE).to(tl.int64) * N
+    lane, chunk, f, s = rows_of_lane(N, CHUNKS, D1, D2, FACTOR, SOURCE)
     y = lane.to(tl.int64) * N
     runs += lane.to(tl.int64) * 4 * CHUNKS
-    solve_chunk(
-        fr + f, fi + f, sr + s, si + s, runs, yr + y, yi + y,
-        chunk, N, S, T, CHUNKS, PADDED, REVERSE,
-    )  # fmt: skip
+    system = fr + f, fi + f, sr + s, si + s
+    solve_chunk(system, runs, yr + y, yi + y, chunk, N, S, T, CHUNKS, PADDED, REVERSE)
 
 
 @triton.jit
@@ -243,16 +226,15 @@ def reduce_pair_kernel(
     REVERSE1: tl.constexpr,
 ):
     """Program (lane and chunk, system): the chunk's run, into runs (2, lanes, 4, chunks)."""
-    lane = tl.program_id(0) // CHUNKS
-    chunk = tl.program_id(0) % CHUNKS
-    f = row_of(lane, D1, D2, FACTOR).to(tl.int64) * N
-    s = row_of(lane, D1, D2, SOURCE).to(tl.int64) * N
+    lane, chunk, f, s = rows_of_lane(N, CHUNKS, D1, D2, FACTOR, SOURCE)
     if tl.program_id(1) == 0:
         runs += lane.to(tl.int64) * 4 * CHUNKS
-        store_chunk(f0r + f, f0i + f, s0r + s, s0i + s, runs, chunk, N, S, T, CHUNKS, REVERSE0)
+        system = f0r + f, f0i + f, s0r + s, s0i + s
+        store_chunk(system, runs, chunk, N, S, T, CHUNKS, REVERSE0)
     else:
         runs += (lane + LANES).to(tl.int64) * 4 * CHUNKS
-        store_chunk(f1r + f, f1i + f, s1r + s, s1i + s, runs, chunk, N, S, T, CHUNKS, REVERSE1)
+        system = f1r + f, f1i + f, s1r + s, s1i + s
+        store_chunk(system, runs, chunk, N, S, T, CHUNKS, REVERSE1)
 
 
 @triton.jit
@@ -284,20 +266,13 @@ def solve_pair_kernel(
     REVERSE1: tl.constexpr,
 ):
     """Program (lane and chunk, system): y of the chunk's sites."""
-    lane = tl.program_id(0) // CHUNKS
-    chunk = tl.program_id(0) % CHUNKS
-    f = row_of(lane, D1, D2, FACTOR).to(tl.int64) * N
-    s = row_of(lane, D1, D2, SOURCE).to(tl.int64) * N
+    lane, chunk, f, s = rows_of_lane(N, CHUNKS, D1, D2, FACTOR, SOURCE)
     y = lane.to(tl.int64) * N
     if tl.program_id(1) == 0:
         runs += lane.to(tl.int64) * 4 * CHUNKS
-        solve_chunk(
-            f0r + f, f0i + f, s0r + s, s0i + s, runs, y0r + y, y0i + y,
-            chunk, N, S, T, CHUNKS, PADDED, REVERSE0,
-        )  # fmt: skip
+        system = f0r + f, f0i + f, s0r + s, s0i + s
+        solve_chunk(system, runs, y0r + y, y0i + y, chunk, N, S, T, CHUNKS, PADDED, REVERSE0)
     else:
         runs += (lane + LANES).to(tl.int64) * 4 * CHUNKS
-        solve_chunk(
-            f1r + f, f1i + f, s1r + s, s1i + s, runs, y1r + y, y1i + y,
-            chunk, N, S, T, CHUNKS, PADDED, REVERSE1,
-        )  # fmt: skip
+        system = f1r + f, f1i + f, s1r + s, s1i + s
+        solve_chunk(system, runs, y1r + y, y1i + y, chunk, N, S, T, CHUNKS, PADDED, REVERSE1)
