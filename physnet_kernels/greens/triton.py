@@ -212,7 +212,7 @@ def waves_transpose(
         t_i = u_i + F_{i+1} t_{i+1} (*batch, n, d); g t, the cotangent of x; and (*batch, n), sums
         over the channels: g_i y_{i-1} t_i, the cotangent of l, and y_i t_i, that of log g.
     """
-    from physnet_kernels.greens import _triton_waves as device
+    from physnet_kernels.greens import _triton_waves_transpose as device
 
     ahead = jnp.pad(factor[..., 1:], ((0, 0),) * (factor.ndim - 1) + ((0, 1),))
     plan, (ahead, green, cotangent, waves, start, nothing) = lanes(
