@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-Implementation = Literal["xla", "mosaic_gpu", "triton"]
+Implementation = Literal["xla", "mosaic_gpu", "triton", "cudnn"]
 Facts = dict[str, Any]
 Requirement = Callable[[Facts], str | None]  # why a call is not served, or None
 
@@ -62,6 +62,16 @@ def _float32_scores(facts: Facts) -> str | None:
     return None if name != "float64" else "scores and thresholds of float32, got float64"
 
 
+def _cudnn_head_dim(facts: Facts) -> str | None:
+    size, limit = facts["head_dim"], 256 if _capability(facts) >= (9, 0) else 128
+    good = size <= limit and size % 8 == 0
+    return None if good else f"a head dimension of at most {limit}, a multiple of 8, got {size}"
+
+
+def _whole_weights(facts: Facts) -> str | None:
+    return "attention weights without dropout" if facts["weight_dropout"] else None
+
+
 _SHAPES = (_head_dim, _block_size, _float32_scores, _some_pairs)
 _ATTENTION: dict[Implementation, tuple[Requirement, ...]] = {
     "mosaic_gpu": (_hopper, _dtypes("bfloat16", "float16"), *_SHAPES),
@@ -83,6 +93,14 @@ _TABLE: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
     "attention.block_sparse_attention": _ATTENTION,
 }
 
+# The same for what models take from elsewhere.
+_MODELS: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
+    "models.transformer.apply": {
+        "cudnn": (_ampere, _dtypes("bfloat16", "float16"), _cudnn_head_dim, _whole_weights),
+        "xla": (),
+    },
+}
+
 
 def choose(
     operation: str, implementation: Implementation | None, *, pays: bool = True, **facts: Any
@@ -90,7 +108,7 @@ def choose(
     """Name of the implementation that will run `operation`.
 
     Args:
-        operation: A key of the table above, such as "greens.diagonal".
+        operation: A key of the tables above, such as "greens.diagonal".
         implementation: A name, or None for the fastest one.
         pays: Whether a kernel would be faster than "xla" on a call of this size.
         facts: What the requirements look at, such as dtype.
@@ -102,7 +120,7 @@ def choose(
         NotImplementedError: `implementation` names one that this operation does not have, or that
             does not serve the call on this device.
     """
-    table = _TABLE[operation]
+    table = (_TABLE | _MODELS)[operation]
     if implementation is None:
         if not pays:
             return "xla"

@@ -1,16 +1,17 @@
 """A plain pre-norm decoder transformer (the GPT recipe): the baseline of the language models.
 
-Shapes: B batch, T time, V vocabulary, W width, N heads, D = W / N, L layers, F hidden.
+Shapes: B batch, T time, V vocabulary, W width, N heads, D = W / N, L layers, F hidden, C the room
+of a cache.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from physnet import _checks
+from physnet import _checks, _dispatch
 from physnet.models._tokens import check_tokens, embed
 from physnet.nn.layers import accurate, dropout
 
@@ -19,7 +20,11 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the model; `hidden=None` means four times the width, `context` the longest input."""
+    """Sizes of the model; `hidden=None` means four times the width, `context` the longest input.
+
+    `dropout` acts on the embedding, on what each part adds, and, with `drop_weights`, on the
+    weights of attention, which no fused attention serves.
+    """
 
     vocab_size: int
     layers: int = 4
@@ -28,6 +33,7 @@ class TransformerConfig:
     hidden: int | None = None
     context: int = 64
     dropout: float = 0.0
+    drop_weights: bool = True
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context"):
@@ -97,6 +103,7 @@ def apply(
     key: jax.Array | None = None,
     dtype: Any = jnp.float32,
     return_info: bool = False,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Any:
     """Logits of the next token at every position.
 
@@ -111,6 +118,8 @@ def apply(
         dtype: of the activations and matrix products; norms, softmax and logits are at least
             float32.
         return_info: also return what the models report about themselves.
+        implementation: of attention: "cudnn" (an NVIDIA GPU, bfloat16 or float16, no dropout of
+            weights), "xla", or None for the faster one that serves the call.
 
     Returns:
         Logits (B, T, V); with `return_info` a pair of them and a dict that holds
@@ -119,6 +128,7 @@ def apply(
     Raises:
         ValueError: tokens are not (B, T), or T is longer than the context.
         TypeError: tokens are not integers.
+        NotImplementedError: a named implementation that does not serve the call.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -137,24 +147,151 @@ def apply(
     if time > config.context:
         raise ValueError(f"tokens must be at most context={config.context} long, got {time}")
 
-    batch = tokens.shape[0]
     drop = dropout(config.dropout, key)
+    name = _dispatch.choose(
+        "models.transformer.apply",
+        implementation,
+        arrays=(tokens, params["token"]),
+        dtype=dtype,
+        head_dim=config.width // config.heads,
+        weight_dropout=config.drop_weights and config.dropout > 0 and key is not None,
+    )
+
+    def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        if name == "cudnn":
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+        q, k, v = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
+        causal = jnp.tril(jnp.ones((time, time), bool))
+        weights = _weights(q, k, causal)
+        if config.drop_weights:
+            weights = drop(weights, 3 * index + 1)
+        return jnp.swapaxes(jnp.einsum("bnts,bnsd->bntd", weights, v), 1, 2)
+
+    position = params["position"][:time]
+    logits = _logits(config, params, tokens, position, attend, drop, dtype)
+    if not return_info:
+        return logits
+    return logits, {"kept_pairs": jnp.ones((), jnp.float32)}
+
+
+class Cache(NamedTuple):
+    """Keys and values (B, N, C, D) of each layer, and the number of tokens behind them."""
+
+    layers: tuple[tuple[jax.Array, jax.Array], ...]
+    length: jax.Array  # int32
+
+
+def init_cache(
+    config: TransformerConfig, batch: int, capacity: int, *, dtype: Any = jnp.float32
+) -> Cache:
+    """An empty cache.
+
+    Args:
+        config: the sizes.
+        batch: B.
+        capacity: C, the most tokens that it can hold.
+        dtype: of keys and values.
+
+    Returns:
+        A `Cache` of length 0.
+
+    Raises:
+        ValueError: batch < 1, or capacity is not in 1..context.
+    """
+    _checks.positive_int("batch", batch)
+    _checks.positive_int("capacity", capacity)
+    if capacity > config.context:
+        raise ValueError(f"capacity must be at most context={config.context}, got {capacity}")
+    empty = jnp.zeros((batch, config.heads, capacity, config.width // config.heads), dtype)
+    return Cache(((empty, empty),) * config.layers, jnp.zeros((), jnp.int32))
+
+
+def extend(
+    config: TransformerConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    cache: Cache,
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[Array, Cache]:
+    """Logits of the tokens behind those in the cache, and the cache with them.
+
+    The same numbers as `apply` on the whole sequence, to rounding. Forms all T C pairs at once.
+
+    Args:
+        config: the sizes.
+        params: as `init` returns them.
+        tokens: (B, T), T >= 1: a piece of a prompt, or one token of each sequence.
+        cache: from `init_cache` or an earlier call.
+        dtype: as in `apply`, and that of the cache.
+
+    Returns:
+        Logits (B, T, V) and the new cache; NaN where the cache has no room for the tokens.
+
+    Raises:
+        ValueError, TypeError: As `apply`; ValueError for a cache of another batch size or dtype,
+            or more tokens than it has room for.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> config = TransformerConfig(vocab_size=7, layers=2, width=16, context=8)
+        >>> params = init(config, jax.random.key(0))
+        >>> tokens = jnp.array([[1, 2, 3, 4]])
+        >>> _, cache = extend(config, params, tokens[:, :3], init_cache(config, 1, 8))
+        >>> logits, cache = extend(config, params, tokens[:, 3:], cache)
+        >>> whole = apply(config, params, tokens)
+        >>> bool(jnp.allclose(logits[:, 0], whole[:, 3], atol=1e-5)), int(cache.length)
+        (True, 4)
+    """
+    check_tokens(tokens)
+    time = tokens.shape[1]
+    held = cache.layers[0][0]
+    if held.shape[0] != tokens.shape[0]:
+        raise ValueError(
+            f"tokens must have the cache's batch size {held.shape[0]}, got {tokens.shape}"
+        )
+    if held.dtype != dtype:
+        raise ValueError(f"dtype must be the cache's {held.dtype}, got {jnp.dtype(dtype)}")
+    capacity = held.shape[2]
+    if time > capacity:
+        raise ValueError(f"tokens must be at most the cache's {capacity}, got {time}")
+    where = cache.length + jnp.arange(time, dtype=jnp.int32)
+    seen = jnp.arange(capacity, dtype=jnp.int32)[None] <= where[:, None]
+    layers = []
+
+    def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        q, *new = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
+        k, v = (
+            jax.lax.dynamic_update_slice_in_dim(old, part, cache.length, axis=2)
+            for old, part in zip(cache.layers[index], new, strict=True)
+        )
+        layers.append((k, v))
+        return jnp.swapaxes(jnp.einsum("bnts,bnsd->bntd", _weights(q, k, seen), v), 1, 2)
+
+    position = jax.lax.dynamic_slice_in_dim(params["position"], cache.length, time)
+    logits = _logits(config, params, tokens, position, attend, dropout(0.0, None), dtype)
+    logits = jnp.where(cache.length + time > capacity, jnp.nan, logits)
+    return logits, Cache(tuple(layers), cache.length + time)
+
+
+def _logits(config, params, tokens, position, attend, drop, dtype) -> jax.Array:
+    """The network around attend(layer, query, key, value), all (B, T, N, D)."""
+    batch, time = tokens.shape
     embedding = params["token"].astype(dtype)
-    x = embed(embedding, tokens, dtype) + params["position"][:time].astype(dtype)[None]
+    x = embed(embedding, tokens, dtype) + position.astype(dtype)[None]
     # One row a token: products of matrices (B T, W) are 1.5x faster on CPU than of (B, T, W).
     x = drop(x.reshape(batch * time, config.width), 0)
     for index in range(config.layers):  # unrolled: 1.3x faster than a scan over the layers on CPU
         layer = jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"])
-        h = _norm(x, layer["norm_attention"])
-        x = x + _attention(config, layer, h, batch, drop, 3 * index + 1)
+        h = _norm(x, layer["norm_attention"]) @ layer["qkv"].astype(dtype)
+        h = h.reshape(batch, time, 3, config.heads, -1)
+        h = attend(index, h[:, :, 0], h[:, :, 1], h[:, :, 2]).reshape(x.shape)
+        x = x + drop(h @ layer["out"].astype(dtype), 3 * index + 2)
         h = jax.nn.gelu(_norm(x, layer["norm_mlp"]) @ layer["up"].astype(dtype), approximate=True)
         x = x + drop(h @ layer["down"].astype(dtype), 3 * index + 3)
     x = _norm(x, params["norm"])
     logits = jnp.einsum("rw,vw->rv", x, embedding, preferred_element_type=accurate(dtype))
-    logits = logits.reshape(batch, time, config.vocab_size)
-    if not return_info:
-        return logits
-    return logits, {"kept_pairs": jnp.ones((), jnp.float32)}
+    return logits.reshape(batch, time, config.vocab_size)
 
 
 def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
@@ -164,15 +301,10 @@ def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return (y * scale[None].astype(y.dtype)).astype(x.dtype)
 
 
-def _attention(config, layer, x, batch, drop, site):
-    heads, size = config.heads, config.width // config.heads
-    time = x.shape[0] // batch
-    qkv = (x @ layer["qkv"].astype(x.dtype)).reshape(batch, time, 3, heads, size)
-    q, k, v = (jnp.swapaxes(qkv[:, :, i], 1, 2) for i in range(3))
-    wide = accurate(x.dtype)
-    logits = jnp.einsum("bntd,bnsd->bnts", q * size**-0.5, k, preferred_element_type=wide)
-    causal = jnp.tril(jnp.ones((time, time), bool))[None, None]
-    logits = jnp.where(causal, logits, jnp.finfo(wide).min)
-    weights = drop(jax.nn.softmax(logits, axis=-1).astype(x.dtype), site)
-    y = jnp.swapaxes(jnp.einsum("bnts,bnsd->bntd", weights, v), 1, 2).reshape(x.shape)
-    return drop(y @ layer["out"].astype(x.dtype), site + 1)
+def _weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
+    """Softmax (B, N, T, S) over the pairs of a mask (T, S), of q (B, N, T, D), k (B, N, S, D)."""
+    wide = accurate(q.dtype)
+    q = q * q.shape[-1] ** -0.5
+    logits = jnp.einsum("bntd,bnsd->bnts", q, k, preferred_element_type=wide)
+    logits = jnp.where(mask[None, None], logits, jnp.finfo(wide).min)
+    return jax.nn.softmax(logits, axis=-1).astype(q.dtype)

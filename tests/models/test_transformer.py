@@ -1,13 +1,20 @@
 """The baseline transformer: shapes, causality, an independent float64 forward, vmap, dropout."""
 
+import dataclasses
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from physnet import _dispatch
 from physnet.models import transformer
 
 CONFIG = transformer.TransformerConfig(vocab_size=11, layers=3, heads=2, width=16, context=12)
+CONFIG_DROP = transformer.TransformerConfig(11, layers=1, width=32, context=12, dropout=0.5)
+CONFIG_HEAD_4 = transformer.TransformerConfig(11, layers=1, width=16, context=12)
 
 
 def tokens(batch=2, time=12, seed=0):
@@ -99,6 +106,102 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
 
 
 CONFIG_NO_DROP = transformer.TransformerConfig(11, layers=2, heads=2, width=16, context=12)
+
+
+def test_weights_keep_whole_where_only_the_stream_is_dropped():
+    config = CONFIG_DROP
+    whole = dataclasses.replace(config, drop_weights=False)
+    params = transformer.init(config, jax.random.key(0))
+    # Without what the parts add, dropout acts on the embedding alone: weights make no difference.
+    silent = params | {"layers": params["layers"] | {"out": 0 * params["layers"]["out"]}}
+    one, other = (
+        transformer.apply(c, p, tokens(), key=jax.random.key(1))
+        for c, p in ((config, silent), (whole, silent))
+    )
+    np.testing.assert_array_equal(one, other)
+    lively = jax.tree.map(lambda leaf: 5 * leaf, params)
+    one, other = (
+        transformer.apply(c, lively, tokens(), key=jax.random.key(1)) for c in (config, whole)
+    )
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("cuts", [(0, 12), (0, 5, 11, 12)])
+def test_pieces_give_the_logits_of_the_whole(cuts):
+    params = jax.tree.map(lambda x: 5 * x, transformer.init(CONFIG, jax.random.key(1)))
+    cache, pieces = transformer.init_cache(CONFIG, 2, 12), []
+    for start, stop in itertools.pairwise(cuts):
+        logits, cache = transformer.extend(CONFIG, params, tokens()[:, start:stop], cache)
+        pieces.append(logits)
+    whole = transformer.apply(CONFIG, params, tokens())
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=2e-5)
+    assert int(cache.length) == 12
+    logits, _ = transformer.extend(CONFIG, params, tokens()[:, :1], cache)
+    assert np.isnan(logits).all()  # no room
+
+
+def test_a_bad_cache_is_named(bare_errors):
+    params = transformer.init(CONFIG, jax.random.key(0))
+    cache = transformer.init_cache(CONFIG, 2, 4)
+    for change, message in (
+        ({"tokens": tokens(3, 2)}, r"cache's batch size 2, got \(3, 2\)"),
+        ({"tokens": tokens(2, 5)}, "at most the cache's 4, got 5"),
+        ({"dtype": jnp.bfloat16}, "dtype must be the cache's float32, got bfloat16"),
+    ):
+        options = {"tokens": tokens(2, 2), "cache": cache} | change
+        with pytest.raises(ValueError, match=message):
+            transformer.extend(CONFIG, params, **options)
+    with pytest.raises(ValueError, match="capacity must be at most context=12, got 13"):
+        transformer.init_cache(CONFIG, 2, 13)
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Attention as on a Hopper GPU; what is asked of JAX's fused attention."""
+    asked = []
+    plain = jax.nn.dot_product_attention
+
+    def attention(*tensors, implementation, **options):
+        asked.append((implementation, tensors[0].dtype.name))
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return plain(*tensors, **options)
+
+    monkeypatch.setattr(_dispatch, "_capability", lambda facts: (9, 0))
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    return asked
+
+
+def test_a_gpu_takes_fused_attention_where_it_serves(fused):
+    config = CONFIG_DROP
+    params = jax.tree.map(lambda x: 5 * x, transformer.init(config, jax.random.key(1)))
+    low = functools.partial(transformer.apply, params=params, tokens=tokens(), dtype=jnp.bfloat16)
+    expected = low(config, implementation="xla")
+    assert not fused
+    np.testing.assert_allclose(low(config), expected, atol=0.05 * float(jnp.abs(expected).max()))
+    assert fused == [("cudnn", "bfloat16")]
+    whole = dataclasses.replace(config, drop_weights=False)
+    low(whole, key=jax.random.key(0))
+    assert len(fused) == 2
+    low(config, key=jax.random.key(0))  # drops weights
+    transformer.apply(config, params, tokens())  # float32
+    small = transformer.init(CONFIG_HEAD_4, jax.random.key(0))
+    transformer.apply(CONFIG_HEAD_4, small, tokens(), dtype=jnp.bfloat16)  # head dimension 4
+    assert len(fused) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"dtype": jnp.float32}, "dtype bfloat16 or float16, got float32"),
+        ({"key": jax.random.key(0)}, "attention weights without dropout"),
+        ({"config": CONFIG_HEAD_4}, "at most 256, a multiple of 8, got 4"),
+    ],
+)
+def test_a_named_implementation_that_does_not_serve_says_why(fused, change, why):
+    options = {"config": CONFIG_DROP, "tokens": tokens(), "dtype": jnp.bfloat16} | change
+    params = transformer.init(options["config"], jax.random.key(0))
+    with pytest.raises(NotImplementedError, match=why):
+        transformer.apply(params=params, implementation="cudnn", **options)
 
 
 def test_initial_loss_is_that_of_a_uniform_guess():
