@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from physnet import _checks, scattering
+from physnet import _checks, _dispatch, scattering
 from physnet.attention import scattering_attention
 from physnet.nn.layers import linear, rms_norm, rotary
 
@@ -143,6 +143,7 @@ def apply(
     local_window: int = 8,
     rotary_base: float = 1000.0,
     schedule: scattering.Schedule | None = None,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Float[Array, "B T W"]:
     """Attention of a whole sequence over the pairs that scatter or lie in the local band.
 
@@ -152,7 +153,7 @@ def apply(
         score: (B, T, N) in [0, 1], as `score` makes it.
         local_window: pairs nearer than this always take part.
         rotary_base: as in `layers.rotary`.
-        schedule: as in `attention.scattering_attention`.
+        schedule, implementation: as in `attention.scattering_attention`.
 
     Returns:
         (B, T, W). Its gradient reaches the score only through the soft gate.
@@ -167,6 +168,7 @@ def apply(
         local_window=local_window,
         schedule=schedule,
         scale=scale,
+        implementation=implementation,
     )
     return linear(y[..., :size].reshape(x.shape), params["out"])
 

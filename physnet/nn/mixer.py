@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from physnet import _checks, greens
+from physnet import _checks, _dispatch, greens
 from physnet.nn.layers import linear, rms_norm
 
 Params = dict[str, Any]
@@ -96,6 +96,7 @@ def apply(
     state: greens.PropagateState | None = None,
     groups: int = 4,
     drop: Any = None,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Mixed:
     r"""Mix a sequence causally through resolvents of its own Hamiltonian.
 
@@ -112,6 +113,7 @@ def apply(
         state: what an earlier piece of the sequence returned; None at its start.
         groups: the waves are normalised in this many groups of channels.
         drop: a function drop(array, site) for dropout on potentials (0) and sources (1).
+        implementation: as in `greens.propagate`.
 
     Returns:
         `Mixed`: output (zeros without a mixer), openness and state.
@@ -148,7 +150,14 @@ def apply(
     hopping = jnp.broadcast_to(hopping[:, None], (heads, bonds))
     if "source" not in params:
         initial = None if state is None else state.green
-        green, last = greens.left(onsite, hopping, energy, initial=initial, return_state=True)
+        green, last = greens.left(
+            onsite,
+            hopping,
+            energy,
+            initial=initial,
+            return_state=True,
+            implementation=implementation,
+        )
         behind = greens.PropagateState(last, jnp.zeros((*last.shape, 0), last.dtype))
         return Mixed(jnp.zeros_like(x), _openness(green, eta), behind)
     source = linear(x, params["source"]).astype(jnp.float32)
@@ -157,7 +166,14 @@ def apply(
     source = source.reshape(*source.shape[:-1], heads, -1, 2)
     source = jnp.moveaxis(jax.lax.complex(source[..., 0], source[..., 1]), -2, -3)
     wave, green, behind = greens.propagate(
-        onsite, hopping, energy, source, initial=state, return_green=True, return_state=True
+        onsite,
+        hopping,
+        energy,
+        source,
+        initial=state,
+        return_green=True,
+        return_state=True,
+        implementation=implementation,
     )
     wave = jnp.moveaxis(wave, -3, -2)  # (..., T, H, C)
     wave = jnp.stack([wave.real, wave.imag], -1).reshape(*x.shape[:-1], groups, -1)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from physnet import _checks, scattering
+from physnet import _checks, _dispatch, scattering
 from physnet.models._tokens import check_tokens, embed
 from physnet.nn import attention as gated
 from physnet.nn import mixer
@@ -149,6 +149,7 @@ def apply(
     key: jax.Array | None = None,
     dtype: Any = jnp.float32,
     return_info: bool = False,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Any:
     """Logits of the next token at every position. No logit depends on a later token.
 
@@ -163,6 +164,7 @@ def apply(
         dtype: of activations and matrix products; the recurrence, norms, softmax and logits are
             at least float32.
         return_info: also return what the model reports about itself; costs O(T^2) booleans.
+        implementation: of the recurrence and of attention; None for the fastest of each.
 
     Returns:
         Logits (B, T, V); with `return_info` a pair of them and a dict that holds `kept_pairs`, the
@@ -188,7 +190,7 @@ def apply(
     shares, scores = [], []
     for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
         layer = layer_params(params, index)
-        score, y = _tokens_mixed(config, layer, x, _at(drop, SITES * index))
+        score, y = _tokens_mixed(config, layer, x, _at(drop, SITES * index), implementation)
         x = feed_forward(layer, x + y, _at(drop, SITES * index + 4))
         if return_info and score is not None:
             kept = _pairs(config, layer, score)
@@ -203,7 +205,12 @@ def apply(
 
 
 def calibrate(
-    config: BKCoreConfig, params: Params, tokens: Int[Array, "B T"], *, dtype: Any = jnp.float32
+    config: BKCoreConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    dtype: Any = jnp.float32,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Params:
     """The parameters with gates that keep `config.density` of the causal pairs of a sample.
 
@@ -214,7 +221,7 @@ def calibrate(
         config: the sizes.
         params: as `init` returns them.
         tokens: (B, T), a sample of the kind and length that the model is for.
-        dtype: as in `apply`.
+        dtype, implementation: as in `apply`.
 
     Returns:
         New parameters; only ceilings and thresholds differ.
@@ -230,13 +237,16 @@ def calibrate(
     for index in range(config.layers):
         layer = layer_params(params, index)
         openness = mixer.apply(
-            layer["mixer"], rms_norm(x, layer["norm_mixer"]), groups=config.heads
+            layer["mixer"],
+            rms_norm(x, layer["norm_mixer"]),
+            groups=config.heads,
+            implementation=implementation,
         ).openness
         layer["attention"] = gated.calibrate(
             layer["attention"], openness, density=config.density, local_window=config.local_window
         )
         found.append({name: layer["attention"][name] for name in ("ceiling", "threshold")})
-        _, y = _tokens_mixed(config, layer, x, dropout(0.0, None))
+        _, y = _tokens_mixed(config, layer, x, dropout(0.0, None), implementation)
         x = feed_forward(layer, x + y, dropout(0.0, None))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
     layers = params["layers"]
@@ -284,11 +294,17 @@ def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
 
 
 def _tokens_mixed(
-    config: BKCoreConfig, layer: Params, x: jax.Array, drop: Drop
+    config: BKCoreConfig,
+    layer: Params,
+    x: jax.Array,
+    drop: Drop,
+    implementation: _dispatch.Implementation | None,
 ) -> tuple[jax.Array | None, jax.Array]:
     """The scores of the gate and what mixer and attention add to the stream."""
     h = rms_norm(x, layer["norm_mixer"])
-    mixed = mixer.apply(layer["mixer"], h, groups=config.heads, drop=drop)
+    mixed = mixer.apply(
+        layer["mixer"], h, groups=config.heads, drop=drop, implementation=implementation
+    )
     if not config.attention:
         return None, drop(mixed.output, 2)
     score = gated.score(layer["attention"], mixed.openness)
@@ -298,6 +314,7 @@ def _tokens_mixed(
         score,
         local_window=config.local_window,
         rotary_base=config.rotary_base,
+        implementation=implementation,
     )
     if not config.mixer:
         return score, drop(attended, 3)
