@@ -11,19 +11,24 @@ from physnet_kernels.greens._triton_complex import multiply
 
 
 @triton.jit
+def places(x, at, inside, block, D: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr):
+    """Where rows `at` and a block of C channels of x (..., d) lie, and which there are."""
+    WIDTH: tl.constexpr = 2 if PAIRS else 1
+    place = block * WIDTH * C + tl.arange(0, WIDTH * C)
+    mask = inside[:, None] & (place < WIDTH * D)[None, :]
+    return x + at[:, None] * (WIDTH * D) + place[None, :], mask
+
+
+@triton.jit
 def load(
     x, at, inside, block, D: tl.constexpr, R: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr
 ):
     """Rows `at` and a block of C channels of x (..., d), complex if it holds pairs."""
+    place, mask = places(x, at, inside, block, D, C, PAIRS)
+    real = tl.load(place, mask=mask, other=0.0)
     if PAIRS:
-        place = block * 2 * C + tl.arange(0, 2 * C)
-        mask = inside[:, None] & (place < 2 * D)[None, :]
-        pairs = tl.load(x + at[:, None] * (2 * D) + place[None, :], mask=mask, other=0.0)
-        real, imag = tl.split(tl.reshape(pairs, (R, C, 2)))
+        real, imag = tl.split(tl.reshape(real, (R, C, 2)))
     else:
-        place = block * C + tl.arange(0, C)
-        mask = inside[:, None] & (place < D)[None, :]
-        real = tl.load(x + at[:, None] * D + place[None, :], mask=mask, other=0.0)
         imag = tl.zeros_like(real)
     return real, imag
 
@@ -41,15 +46,10 @@ def store(
     C: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
+    place, mask = places(x, at, inside, block, D, C, PAIRS)
     if PAIRS:
-        place = block * 2 * C + tl.arange(0, 2 * C)
-        mask = inside[:, None] & (place < 2 * D)[None, :]
-        pairs = tl.reshape(tl.join(real, imag), (R, 2 * C))
-        tl.store(x + at[:, None] * (2 * D) + place[None, :], pairs, mask=mask)
-    else:
-        place = block * C + tl.arange(0, C)
-        mask = inside[:, None] & (place < D)[None, :]
-        tl.store(x + at[:, None] * D + place[None, :], real, mask=mask)
+        real = tl.reshape(tl.join(real, imag), (R, 2 * C))
+    tl.store(place, real, mask=mask)
 
 
 @triton.jit
