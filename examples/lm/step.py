@@ -12,6 +12,8 @@ from lm.settings import Training
 
 CALIBRATION = 16
 """Windows of text from which gates take their constants."""
+CALIBRATION_TOKENS = 2**15
+"""Of long windows fewer, so that they do not need more memory than a step."""
 
 
 def batch(tokens: jax.Array, key: jax.Array, *, size: int, block: int) -> jax.Array:
@@ -61,6 +63,41 @@ def initial_state(model: Model, training: Training, *, seed: Any = None) -> dict
     return {"params": params, "optimiser": optimiser(model, training).init(params)}
 
 
+def step(model: Model, training: Training, *, seed: Any = None) -> Callable[..., Any]:
+    """A function (state, tokens, number) -> (state, metrics): batch, gradient and update.
+
+    Batch and dropout are functions of the seed and of the step's number alone.
+    """
+    seed = training.seed if seed is None else seed
+    update = optimiser(model, training).update
+    dtype = jnp.dtype(training.dtype)
+
+    def run(state: dict[str, Any], tokens: jax.Array, number: jax.Array) -> tuple[Any, Any]:
+        root = jax.random.fold_in(jax.random.key(seed), 1)
+        data_key, dropout_key = jax.random.split(jax.random.fold_in(root, number))
+        windows = batch(tokens, data_key, size=training.batch, block=training.block)
+        params = state["params"]
+        loss, gradient = jax.value_and_grad(
+            lambda params: mean_loss(model, dtype, params, windows, dropout_key)
+        )(params)
+        updates, optimiser_state = update(gradient, state["optimiser"], params)
+        state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
+        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+
+    return run
+
+
+def calibrated(
+    model: Model, training: Training, params: Any, tokens: jax.Array, key: jax.Array
+) -> Any:
+    """The parameters with gates set from random windows of the text, where there are gates."""
+    if model.calibrate is None:
+        return params
+    size = max(1, min(CALIBRATION, CALIBRATION_TOKENS // training.block))
+    sample = batch(tokens, key, size=size, block=training.block)[:, :-1]
+    return model.calibrate(model.config, params, sample, dtype=jnp.dtype(training.dtype))
+
+
 def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> Callable[..., Any]:
     """A function (state, tokens, first) -> (state, metrics) that takes `count` steps.
 
@@ -69,28 +106,12 @@ def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> 
     what an unbroken one sees. `seed` may be traced, for ensembles under vmap.
     """
     seed = training.seed if seed is None else seed
-    update = optimiser(model, training).update
-    dtype = jnp.dtype(training.dtype)
+    one = step(model, training, seed=seed)
 
     def run(state: dict[str, Any], tokens: jax.Array, first: jax.Array) -> tuple[Any, Any]:
-        root = jax.random.fold_in(jax.random.key(seed), 1)
-
-        def one(state: dict[str, Any], step: jax.Array) -> tuple[Any, Any]:
-            data_key, dropout_key = jax.random.split(jax.random.fold_in(root, step))
-            windows = batch(tokens, data_key, size=training.batch, block=training.block)
-            params = state["params"]
-            loss, gradient = jax.value_and_grad(
-                lambda params: mean_loss(model, dtype, params, windows, dropout_key)
-            )(params)
-            updates, optimiser_state = update(gradient, state["optimiser"], params)
-            state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
-            return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-
-        if model.calibrate is not None:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), first)
-            sample = batch(tokens, key, size=CALIBRATION, block=training.block)[:, :-1]
-            params = model.calibrate(model.config, state["params"], sample, dtype=dtype)
-            state = state | {"params": params}
-        return jax.lax.scan(one, state, first + jnp.arange(count, dtype=jnp.int32))
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), first)
+        state = state | {"params": calibrated(model, training, state["params"], tokens, key)}
+        numbers = first + jnp.arange(count, dtype=jnp.int32)
+        return jax.lax.scan(lambda state, number: one(state, tokens, number), state, numbers)
 
     return run
