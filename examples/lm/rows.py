@@ -66,8 +66,13 @@ def parameters(init: Callable[..., Any], config: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def match_hidden(init: Callable[..., Any], config: Any, target: int) -> Any:
+def match_hidden(init: Callable[..., Any], config: Any, target: int, *, multiple: int = 1) -> Any:
     """The config with the `hidden` width whose number of parameters is nearest to `target`.
+
+    Args:
+        init, config: of a model.
+        target: number of parameters.
+        multiple: the width is a multiple of this where that stays within 1%.
 
     Raises:
         UserError: even the nearest one is more than 1% away.
@@ -79,7 +84,13 @@ def match_hidden(init: Callable[..., Any], config: Any, target: int) -> Any:
     smallest = count(1)
     each = count(2) - smallest  # the number of parameters is affine in the hidden width
     hidden = 1 + max(0, round((target - smallest) / each))
-    if abs(count(hidden) - target) > 0.01 * target:
+    rounded = multiple * max(1, round(hidden / multiple))
+
+    def fits(hidden: int) -> bool:
+        return abs(count(hidden) - target) <= 0.01 * target
+
+    hidden = rounded if fits(rounded) else hidden
+    if not fits(hidden):
         raise UserError(
             f"no hidden width gives {type(config).__name__} about {target} parameters: "
             f"{hidden} gives {count(hidden)}; choose other --sizes"
@@ -127,7 +138,9 @@ def _bk_core(
         local_window=settings.bk.local_window,
     )
     config = dataclasses.replace(config, **change)
-    config = match_hidden(bk_core.init, config, target)
+    # The products of tensor cores are faster with multiples of 8.
+    multiple = 8 if settings.training.dtype == "bfloat16" else 1
+    config = match_hidden(bk_core.init, config, target, multiple=multiple)
     rate = settings.bk.learning_rate
     model = Model(name, label, rate, config, bk_core.init, bk_core.apply)
     if config.attention:
