@@ -1,4 +1,10 @@
-"""Strict settings for every test: x64 on, strict dtypes and ranks, shapes checked at run time."""
+"""Strict settings for every test: x64 on, strict dtypes and ranks, shapes checked at run time.
+
+On CPUs most tests compile without LLVM's optimizations, which take longer than all else and change
+no step of a program; JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment runs all as users do.
+"""
+
+import os
 
 import jax
 import jaxtyping
@@ -13,13 +19,35 @@ _hook = jaxtyping.install_import_hook("physnet", "beartype.beartype")
 _hook.__enter__()
 
 
+def _on_a_gpu():
+    return any(device.platform == "gpu" for device in jax.devices())
+
+
 def pytest_collection_modifyitems(items):
-    if any(device.platform == "gpu" for device in jax.devices()):
+    if _on_a_gpu():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+_QUICK = "jax_disable_most_optimizations"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_quickly():
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and not _on_a_gpu():
+        jax.config.update(_QUICK, True)
+
+
+@pytest.fixture
+def optimized(compile_quickly):
+    """Compile as for users: what is timed, measured, or compared to the bit."""
+    before = jax.config.read(_QUICK)
+    jax.config.update(_QUICK, False)
+    yield
+    jax.config.update(_QUICK, before)
 
 
 @pytest.fixture
