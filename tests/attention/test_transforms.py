@@ -195,6 +195,7 @@ def test_shard_map_over_batch_heads_and_keys():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(SHARDED)],

@@ -6,40 +6,38 @@ import numpy as np
 import pytest
 
 
+def _numpy(*arrays):
+    """NumPy for values, which costs no compilation; JAX where derivatives are taken."""
+    return jnp if any(isinstance(x, jax.core.Tracer) for x in arrays) else np
+
+
 def _hamiltonian(onsite, hopping):
     """H (..., n, n) of a chain: H[i, i+1] = b_i, H[i+1, i] = conj(b_i)."""
-    n = onsite.shape[-1]
-    batch = np.broadcast_shapes(onsite.shape[:-1], hopping.shape[:-1])
-    onsite = jnp.broadcast_to(onsite, (*batch, n)).astype(jnp.complex128)
-    hopping = jnp.broadcast_to(hopping, (*batch, n - 1)).astype(jnp.complex128)
-    i = np.arange(n)
-    matrix = jnp.zeros((*batch, n, n), jnp.complex128).at[..., i, i].set(onsite)
-    matrix = matrix.at[..., i[:-1], i[1:]].set(hopping)
-    return matrix.at[..., i[1:], i[:-1]].set(hopping.conj())
+    xp, n = _numpy(onsite, hopping), onsite.shape[-1]
+    a, b = (xp.asarray(x, complex) for x in (onsite, hopping))
+    b = xp.pad(b, [(0, 0)] * (b.ndim - 1) + [(0, 1)])
+    diagonal, upper, lower = (np.eye(n, k=k, dtype=complex) for k in (0, 1, -1))
+    with jax.numpy_rank_promotion("allow"):
+        beside = b[..., :, None] * upper + b.conj()[..., None, :] * lower
+        return a[..., :, None] * diagonal + beside
 
 
-@jax.jit
 def _inverse(onsite, hopping, energy):
     """(z - H)^{-1} (..., n, n), dense."""
-    matrix = _hamiltonian(onsite, hopping)
-    energy = jnp.asarray(energy, jnp.complex128)
-    batch = np.broadcast_shapes(matrix.shape[:-2], energy.shape)
-    z = jnp.broadcast_to(energy, batch)[..., None, None]
-    identity = jnp.eye(matrix.shape[-1], dtype=z.dtype).reshape(
-        (1,) * len(batch) + matrix.shape[-2:]
-    )
-    return jnp.linalg.inv(z * identity - jnp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])))
+    xp = _numpy(onsite, hopping, energy)
+    z = xp.asarray(energy, complex)[..., None, None]
+    with jax.numpy_rank_promotion("allow"):
+        identity = np.eye(onsite.shape[-1], dtype=complex)
+        return xp.linalg.inv(z * identity - _hamiltonian(onsite, hopping))
 
 
-@jax.jit
 def _half_line(onsite, hopping, energy):
     """L_ij = [(z - H_{0..i})^{-1}]_ij, (..., n, n): row i with the bond behind site i cut."""
-    n = onsite.shape[-1]
-    kept = np.tril(np.ones((n, n - 1), np.complex128), -1)
-    kept = kept.reshape((1,) * (hopping.ndim - 1) + kept.shape)
-    cut = _inverse(
-        onsite[..., None, :], hopping[..., None, :] * kept, jnp.asarray(energy)[..., None]
-    )
+    xp, n = _numpy(onsite, hopping, energy), onsite.shape[-1]
+    onsite, hopping, energy = (xp.asarray(x) for x in (onsite, hopping, energy))
+    kept = np.tril(np.ones((n, n - 1), hopping.dtype), -1)
+    with jax.numpy_rank_promotion("allow"):
+        cut = _inverse(onsite[..., None, :], hopping[..., None, :] * kept, energy[..., None])
     return cut[..., np.arange(n), np.arange(n), :]
 
 

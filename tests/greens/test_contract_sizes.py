@@ -3,6 +3,8 @@
 References are plain recursions in float64; `test_contract.py` has what holds for ordinary chains.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,8 @@ def test_accuracy_of_long_chains(eta, tolerance, implementation):
     both = 1 / (complex(z) - onsite - before - behind)
     hopping = jnp.ones(65535, jnp.float32)
     for function, expected in ((greens.left, left), (greens.diagonal, both)):
-        g = np.asarray(function(jnp.asarray(onsite), hopping, z, implementation=implementation))
+        run = jax.jit(functools.partial(function, implementation=implementation))
+        g = np.asarray(run(jnp.asarray(onsite), hopping, z))
         assert np.all(g.imag <= 0)
         assert (np.abs(g - expected) / np.abs(expected)).max() < tolerance
 
@@ -76,7 +79,8 @@ def test_long_waves_and_their_gradient(implementation):
         )
         return jnp.sum(waves.real * jnp.asarray(u, jnp.float32)[None]), waves
 
-    (_, ours), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(source, jnp.float32))
+    run = jax.jit(jax.value_and_grad(total, has_aux=True))
+    (_, ours), gradient = run(jnp.asarray(source, jnp.float32))
     assert_close(ours, y)
     assert_close(gradient, (green[..., None] * t).real)
 
@@ -89,11 +93,11 @@ def test_huge_numbers_decouple_and_stay_finite(implementation):
         g = greens.diagonal(onsite, hopping, 0.1 + 1e-4j, implementation=implementation)
         return -g.imag / jnp.pi
 
-    value = density(onsite, hopping)
+    value = jax.jit(density)(onsite, hopping)
     alone = 1e-4 / ((0.1 - np.asarray(onsite, float)) ** 2 + 1e-8) / np.pi
     np.testing.assert_allclose(value, alone, rtol=1e-4, atol=1e-30)
     assert np.all(value >= 0)
-    gradients = jax.grad(lambda *c: density(*c).sum(), (0, 1))(onsite, hopping)
+    gradients = jax.jit(jax.grad(lambda *c: density(*c).sum(), (0, 1)))(onsite, hopping)
     assert all(np.isfinite(g).all() for g in gradients)
     source = jnp.ones((6, 2), jnp.float32)
 
@@ -102,19 +106,15 @@ def test_huge_numbers_decouple_and_stay_finite(implementation):
             greens.propagate(*chain, 0.1 + 1e-4j, source, implementation=implementation)
         ).sum()
 
-    gradients = jax.grad(waves, (0, 1))(onsite, hopping)
+    gradients = jax.jit(jax.grad(waves, (0, 1)))(onsite, hopping)
     assert all(np.isfinite(g).all() for g in gradients)
 
 
 def test_without_hopping_each_site_is_alone(implementation):
     onsite = np.linspace(-3, 3, 1000).astype(np.float32)
     for function in (greens.diagonal, greens.left):
-        g = function(
-            jnp.asarray(onsite),
-            jnp.zeros(999, jnp.float32),
-            0.5 + 1e-3j,
-            implementation=implementation,
-        )
+        run = jax.jit(functools.partial(function, implementation=implementation))
+        g = run(jnp.asarray(onsite), jnp.zeros(999, jnp.float32), np.complex64(0.5 + 1e-3j))
         np.testing.assert_allclose(g, 1 / (np.complex64(0.5 + 1e-3j) - onsite), rtol=1e-4)
 
 
@@ -123,15 +123,15 @@ def test_a_window_stays_in_the_unit_interval(implementation):
     disorder = np.array([0.0, 1.0, 20.0])[:, None]
     onsite = jnp.asarray(disorder * rng.uniform(-1, 1, (3, 4096)), jnp.float32)
     for causal in (False, True):
+
+        @jax.jit
+        def window(radius, causal=causal):
+            options = {"causal": causal, "implementation": implementation}
+            hopping = jnp.ones(4095, jnp.float32)
+            return greens.window(onsite, hopping, center=0.0, radius=radius, **options)
+
         for radius in (1e-3, 0.5, 100.0):
-            n = greens.window(
-                onsite,
-                jnp.ones(4095, jnp.float32),
-                center=0.0,
-                radius=radius,
-                causal=causal,
-                implementation=implementation,
-            )
+            n = np.asarray(window(np.float32(radius)))
             assert np.all((n >= 0) & (n <= 1))
         assert np.all(n > 0.999)  # a window that holds the whole spectrum
 
@@ -140,19 +140,21 @@ def test_thousands_of_short_chains(implementation):
     rng = np.random.default_rng(0)
     onsite = jnp.asarray(rng.normal(size=(3000, 5)), jnp.float32)
     source = jnp.asarray(rng.normal(size=(3000, 5, 2)), jnp.float32)
-    chain = onsite, jnp.ones(4, jnp.float32), np.complex64(0.2 + 0.3j)
-    options = {"implementation": implementation}
-    together = (
-        greens.diagonal(*chain, **options),
-        greens.propagate(*chain, source, **options),
-    )
-    for some in (slice(0, 2), slice(1499, 1500), slice(2998, 3000)):
-        alone = (
-            greens.diagonal(onsite[some], *chain[1:], implementation="xla"),
-            greens.propagate(onsite[some], *chain[1:], source[some], implementation="xla"),
+    hopping, z = jnp.ones(4, jnp.float32), np.complex64(0.2 + 0.3j)
+
+    def both(implementation):
+        options = {"implementation": implementation}
+        return jax.jit(
+            lambda a, x: (
+                greens.diagonal(a, hopping, z, **options),
+                greens.propagate(a, hopping, z, x, **options),
+            )
         )
-        for value, other in zip(together, alone, strict=True):
-            assert_close(value[some], other, 1e-5)
+
+    together, few = both(implementation)(onsite, source), both("xla")
+    for some in (slice(0, 2), slice(1499, 1501), slice(2998, 3000)):
+        for value, other in zip(together, few(onsite[some], source[some]), strict=True):
+            assert_close(np.asarray(value)[some], np.asarray(other), 1e-5)
 
 
 def test_no_chain_at_all(implementation):

@@ -1,5 +1,6 @@
 """The plain scan and the chunked form give the same numbers; accuracy, memory and compile time."""
 
+import functools
 import re
 import time
 
@@ -13,6 +14,7 @@ from physnet.greens import _recurrence, _riccati, _waves
 from physnet.greens._planes import Planes, join, split
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def half_line(length, onsite, weight, energy, initial=0j):
     """(n, *b) by the form of this chunk length; 0 is the plain scan."""
     lane = onsite.dtype.type(0) + jnp.zeros((1, *onsite.shape[1:]), onsite.dtype)
@@ -44,6 +46,7 @@ def test_chunks_equal_the_plain_recurrence(n, length, reverse):
     factor = jnp.asarray(rng.normal(size=(n, 1, 3)) + 1j * rng.normal(size=(n, 1, 3))) * 0.6
     source = jnp.asarray(rng.normal(size=(n, 4, 3)) + 1j * rng.normal(size=(n, 4, 3)))
     run = _recurrence._backward if reverse else _recurrence._forward
+    run = jax.jit(run, static_argnums=0)
     plain, chunks = (join(run(c, split(factor), split(source))) for c in (0, length))
     assert np.abs(chunks - plain).max() < 1e-13 * np.abs(plain).max()
     step, y = (-1 if reverse else 1), np.zeros((4, 3), complex)
@@ -72,11 +75,14 @@ def test_waves_together_equal_waves_apart():
         (_waves._backward_together, _waves._backward_apart, (*system, right)),
     ]:
         for one, other in zip(
-            jax.tree.leaves(together(*operands)), jax.tree.leaves(apart(*operands)), strict=True
+            jax.tree.leaves(jax.jit(together)(*operands)),
+            jax.tree.leaves(jax.jit(apart)(*operands)),
+            strict=True,
         ):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12 * np.abs(other).max())
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("length", [0, 16])
 def test_no_form_lets_a_later_site_change_a_bit(length):
     rng = np.random.default_rng(0)
@@ -84,13 +90,14 @@ def test_no_form_lets_a_later_site_change_a_bit(length):
     factor = Planes(jnp.asarray(rng.normal(size=(100, 2))), jnp.asarray(rng.normal(size=(100, 2))))
     source = Planes(onsite, weight)
     g = half_line(length, onsite, weight, 0.1 + 0.01j)
-    y = join(_recurrence._forward(length, factor, source))
+    forward = jax.jit(functools.partial(_recurrence._forward, length))
+    y = join(forward(factor, source))
     for j in (1, 15, 16, 50, 99):
         for bad in (7.0, jnp.nan):
             changed = half_line(length, onsite.at[j:].set(bad), weight.at[j:].set(bad), 0.1 + 0.01j)
             np.testing.assert_array_equal(changed[:j], g[:j])
             later = (Planes(*(p.at[j:].set(bad) for p in x)) for x in (factor, source))
-            np.testing.assert_array_equal(join(_recurrence._forward(length, *later))[:j], y[:j])
+            np.testing.assert_array_equal(join(forward(*later))[:j], y[:j])
 
 
 DISORDERS = (0.0, 0.5, 2.0, 10.0)
@@ -102,17 +109,6 @@ def long_chains():
     rng = np.random.default_rng(7)
     onsite = np.stack([w * rng.uniform(-0.5, 0.5, 65536) for w in DISORDERS])
     return jnp.asarray(onsite, jnp.float32), jnp.ones(65535, jnp.float32)
-
-
-@pytest.mark.parametrize(("eta", "tolerance"), [(1e-3, 2e-4), (1e-2, 2e-5), (1.0, 1e-6)])
-@pytest.mark.parametrize("function", [greens.diagonal, greens.left])
-def test_float32_accuracy_of_long_chains(function, eta, tolerance, long_chains):
-    z = np.complex64(0.3 + 1j * eta)
-    single = function(*long_chains, z)
-    assert single.dtype == jnp.complex64
-    double = function(*(x.astype(jnp.float64) for x in long_chains), complex(z))
-    for row in range(len(DISORDERS)):
-        assert relative(single[row], double[row]) < tolerance
 
 
 @pytest.mark.parametrize("length", [0, 64, 256])
@@ -135,17 +131,21 @@ def lowered(function, *shape):
     return jax.jit(function).lower(onsite, hopping)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("lanes", [1, 4])  # the plain scan and chunks
 def test_long_chains_compile_in_seconds_and_take_linear_memory(lanes):
-    for function in (loss, jax.value_and_grad(loss, (0, 1))):
-        start = time.perf_counter(), time.process_time()
-        program = lowered(function, lanes, 65536).compile()
-        # whichever clock other work on the machine has slowed less
-        assert min(time.perf_counter() - start[0], time.process_time() - start[1]) < 3.0
-        long = program.memory_analysis().temp_size_in_bytes
-        short = lowered(function, lanes, 8192).compile().memory_analysis().temp_size_in_bytes
-        assert 4 * short < long < 10 * short  # 8 times the sites
-        assert long < 64 * 4 * 65536 * lanes
+    function = jax.value_and_grad(loss, (0, 1))
+    start = time.perf_counter(), time.process_time()
+    program = lowered(function, lanes, 65536).compile()
+    # whichever clock other work on the machine has slowed less
+    assert min(time.perf_counter() - start[0], time.process_time() - start[1]) < 3.0
+    long = program.memory_analysis().temp_size_in_bytes
+    # buffers are assigned before machine code is made: cheap code shows the same memory
+    cheap = {"xla_backend_optimization_level": 0}
+    program = lowered(function, lanes, 8192).compile(compiler_options=cheap)
+    short = program.memory_analysis().temp_size_in_bytes
+    assert 4 * short < long < 10 * short  # 8 times the sites
+    assert long < 64 * 4 * 65536 * lanes
 
 
 def wave_loss(onsite, hopping):

@@ -1,11 +1,23 @@
 """The chain of a matrix-free operator and its LDOS, against eigenvectors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from physnet import greens
+
+
+@functools.partial(jax.jit, static_argnames="order")
+def chain_of(matrix, vector, *, order):
+    return greens.lanczos(lambda v: matrix @ v, vector, order=order)
+
+
+@functools.partial(jax.jit, static_argnames="order")
+def ldos_of(matrix, vectors, energy, *, order):
+    return greens.ldos_lanczos(lambda v: matrix @ v, vectors, energy, order=order)
 
 
 def hermitian(n, seed=0, *, real=False):
@@ -28,7 +40,7 @@ ENERGY = np.linspace(-1.2, 1.2, 7) + 0.05j
 def test_a_full_chain_is_exact(real):
     matrix = hermitian(40, real=real)
     vectors = hermitian(40, 1, real=real)[:3]
-    ldos = greens.ldos_lanczos(lambda v: matrix @ v, vectors, ENERGY, order=40)
+    ldos = ldos_of(matrix, vectors, ENERGY, order=40)
     assert ldos.shape == (3, 7)
     for row, vector in zip(ldos, vectors, strict=True):
         np.testing.assert_allclose(row, density(matrix, vector, ENERGY), rtol=1e-10)
@@ -41,14 +53,14 @@ def test_a_chain_is_its_own_chain(random_chain):
     def matvec(v):
         return onsite * v + jnp.pad(hopping * v[1:], (0, 1)) + jnp.pad(hopping * v[:-1], (1, 0))
 
-    a, b = greens.lanczos(matvec, jnp.eye(20)[0], order=20)
+    a, b = jax.jit(lambda v: greens.lanczos(matvec, v, order=20))(jnp.eye(20)[0])
     np.testing.assert_allclose(a, onsite, atol=1e-12)
     np.testing.assert_allclose(b, hopping, atol=1e-12)
 
 
 def test_a_short_chain_has_the_first_moments():
     matrix, vector = hermitian(60), jnp.eye(60, dtype=complex)[4]
-    a, b = (np.asarray(x) for x in greens.lanczos(lambda v: matrix @ v, vector, order=5))
+    a, b = (np.asarray(x) for x in chain_of(matrix, vector, order=5))
     chain = np.diag(a) + np.diag(b, 1) + np.diag(b, -1)
     for k in range(10):
         moment = np.linalg.matrix_power(np.asarray(matrix), k)[4, 4].real
@@ -61,15 +73,18 @@ def test_no_ghosts_of_converged_levels():
     vector = jnp.ones(150) / 150**0.5
     for dtype, tolerance in ((jnp.float64, 1e-9), (jnp.float32, 2e-3)):
         diagonal = jnp.asarray(level, dtype)
-        a, b = greens.lanczos(lambda v, d=diagonal: d * v, vector.astype(dtype), order=110)
+        energy = np.array([4.0, 6.0, -5.0]) + 0.05j
+
+        @jax.jit
+        def run(vector, d=diagonal, energy=energy):
+            ldos = greens.ldos_lanczos(lambda v: d * v, vector, energy, order=110)
+            return *greens.lanczos(lambda v: d * v, vector, order=110), ldos
+
+        a, b, ldos = run(vector.astype(dtype))
         chain = np.diag(np.asarray(a, float)) + np.diag(np.asarray(b, float), 1)
         found = np.linalg.eigvalsh(chain, UPLO="U")
         assert (found > 3).sum() == 3
         assert (found < -3).sum() == 1
-        energy = np.array([4.0, 6.0, -5.0]) + 0.05j
-        ldos = greens.ldos_lanczos(
-            lambda v, d=diagonal: d * v, vector.astype(dtype), energy, order=110
-        )
         assert ldos.dtype == dtype
         np.testing.assert_allclose(ldos, density(np.diag(level), vector, energy), rtol=tolerance)
 
@@ -81,11 +96,11 @@ def test_the_chain_ends_where_the_subspace_does():
     matrix = jnp.asarray(matrix)
     state = np.linalg.eigh(matrix)[1][:, 3]
     for vector, size in ((jnp.eye(9)[1], 4), (jnp.asarray(state), 1), (jnp.zeros(9), 0)):
-        a, b = greens.lanczos(lambda v: matrix @ v, vector, order=12)
+        a, b = (np.asarray(x) for x in chain_of(matrix, vector, order=12))
         assert np.all(np.abs(a[size:]) < 1e-12)
         assert np.all(b[max(size - 1, 0) :] == 0)
         assert np.all(b[: max(size - 1, 0)] > 1e-3)
-        ldos = greens.ldos_lanczos(lambda v: matrix @ v, vector, ENERGY, order=12)
+        ldos = ldos_of(matrix, vector, ENERGY, order=12)
         np.testing.assert_allclose(ldos, density(matrix, vector, ENERGY), rtol=1e-9, atol=1e-13)
 
 
@@ -105,7 +120,7 @@ def test_under_jit_and_vmap_with_a_traced_operator():
 def test_random_vectors_give_the_mean_density():
     matrix = hermitian(200, real=True)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (64, 200)) / np.sqrt(200)
-    ldos = greens.ldos_lanczos(lambda v: matrix @ v, jnp.asarray(signs), 0.1 + 0.2j, order=60)
+    ldos = ldos_of(matrix, jnp.asarray(signs), 0.1 + 0.2j, order=60)
     mean = np.mean(1 / (0.1 + 0.2j - np.linalg.eigvalsh(matrix)))
     np.testing.assert_allclose(ldos.mean(), -mean.imag / np.pi, rtol=0.02)
 

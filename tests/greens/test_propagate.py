@@ -9,6 +9,7 @@ import pytest
 
 from physnet import greens
 
+propagate, solve = map(jax.jit, (greens.propagate, greens.solve))
 SHAPES = [  # n, batch axes of onsite, hopping, energy, source
     (1, (), (), (), ()),
     (9, (2, 1), (), (3,), (3,)),
@@ -25,10 +26,8 @@ def sources(n, batch, d=4, seed=1):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_solve_is_the_dense_solve(shape, random_chain, inverse):
     chain, x = random_chain(*shape[:4]), sources(shape[0], shape[4])
-    dense = inverse(*chain)
-    batch = np.broadcast_shapes(dense.shape[:-2], x.shape[:-2])
-    expected = dense @ jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
-    psi = greens.solve(*chain, x)
+    expected = inverse(*chain) @ np.asarray(x)
+    psi = solve(*chain, x)
     assert psi.shape == expected.shape
     assert np.abs(psi - expected).max() < 1e-12 * np.abs(expected).max()
 
@@ -36,10 +35,8 @@ def test_solve_is_the_dense_solve(shape, random_chain, inverse):
 @pytest.mark.parametrize("shape", SHAPES[:2])
 def test_propagate_takes_the_last_row_of_each_shorter_chain(shape, random_chain, half_line):
     chain, x = random_chain(*shape[:4]), sources(shape[0], shape[4])
-    dense = half_line(*chain)
-    batch = np.broadcast_shapes(dense.shape[:-2], x.shape[:-2])
-    expected = dense @ jnp.broadcast_to(x, (*batch, *x.shape[-2:]))
-    y = greens.propagate(*chain, x)
+    expected = half_line(*chain) @ np.asarray(x)
+    y = propagate(*chain, x)
     assert y.shape == expected.shape
     assert np.abs(y - expected).max() < 1e-12 * np.abs(expected).max()
 
@@ -48,7 +45,7 @@ def test_real_sources_of_float32_stay_single(random_chain):
     onsite, _, energy = random_chain(12, (3,))
     onsite, x = onsite.astype(jnp.float32), sources(12, (3,)).real.astype(jnp.float32)
     hopping = jnp.ones(11, jnp.float32)
-    for function in (greens.propagate, greens.solve):
+    for function in (propagate, solve):
         y = function(onsite, hopping, energy, x)
         assert y.dtype == jnp.complex64
         wide = function(
@@ -111,13 +108,14 @@ def test_each_argument_alone_has_a_derivative(function, random_chain):
         assert jax.eval_shape(lambda v, f=only: jax.jvp(f, (v,), (v,)), argument)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("n", [9, 400])
 def test_later_sites_and_sources_change_no_bit_of_propagate(n, random_chain):
     onsite, hopping, energy = random_chain(n, (2,), (), (2,))
     x = sources(n, (2,))
-    before = greens.propagate(onsite, hopping, energy, x)
+    before = propagate(onsite, hopping, energy, x)
     for j in (n - 1, n // 2, 3):
-        changed = greens.propagate(
+        changed = propagate(
             onsite.at[:, j:].multiply(-3.0),
             hopping.at[j - 1 :].add(0.7),
             energy,
@@ -130,26 +128,21 @@ def test_later_sites_and_sources_change_no_bit_of_propagate(n, random_chain):
 def test_waves_continue_from_their_state(random_chain):
     onsite, hopping, energy = random_chain(30, (2,), (), (2,))
     x = sources(30, (2,))
-    whole = greens.propagate(onsite, hopping, energy, x)
+    whole = propagate(onsite, hopping, energy, x)
+    run = jax.jit(functools.partial(greens.propagate, return_state=True))
     parts, state = [], None
     for start, stop in [(0, 11), (11, 12), (12, 30)]:
-        y, state = greens.propagate(
-            onsite[:, start:stop],
-            hopping[max(start - 1, 0) : stop - 1],
-            energy,
-            x[:, start:stop],
-            initial=state,
-            return_state=True,
-        )
+        bonds = hopping[max(start - 1, 0) : stop - 1]
+        y, state = run(onsite[:, start:stop], bonds, energy, x[:, start:stop], initial=state)
         parts.append(y)
     np.testing.assert_allclose(jnp.concatenate(parts, -2), whole, rtol=1e-12)
     assert isinstance(state, greens.PropagateState)
     np.testing.assert_array_equal(state.amplitude, parts[-1][:, -1])
-    y, green, again = greens.propagate(
-        onsite, hopping, energy, x, return_green=True, return_state=True
-    )
+    run = jax.jit(functools.partial(greens.propagate, return_green=True, return_state=True))
+    y, green, again = run(onsite, hopping, energy, x)
     np.testing.assert_array_equal(y, whole)
-    np.testing.assert_allclose(green, greens.left(onsite, hopping, energy), rtol=1e-12)
+    left = jax.jit(greens.left)(onsite, hopping, energy)
+    np.testing.assert_allclose(green, left, rtol=1e-12)
     np.testing.assert_allclose(again.green, state.green, rtol=1e-12)
 
 

@@ -30,26 +30,28 @@ def test_equals_a_plain_scan_with_its_derivatives(kind, n):
     def loss(f, factor, source):
         return jnp.sum(jnp.sin(f(factor, source).real) @ jnp.arange(1.0, n + 1))
 
-    y = greens.recurrence(factor, source)
+    def both(f):
+        gradient = jax.grad(lambda *a: loss(f, *a), (0, 1))
+        return jax.jit(lambda *a: (f(*a), gradient(*a)))(factor, source)
+
+    (y, ours), (y_plain, expected) = both(greens.recurrence), both(plain)
     assert y.dtype == source.dtype
-    np.testing.assert_allclose(y, plain(factor, source), rtol=1e-12, atol=1e-12)
-    ours, expected = (
-        jax.jit(jax.grad(lambda *a, f=f: loss(f, *a), (0, 1)))(factor, source)
-        for f in (greens.recurrence, plain)
-    )
+    np.testing.assert_allclose(y, y_plain, rtol=1e-12, atol=1e-12)
     for value, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-10, atol=1e-12)
     # a real source alone: its tangent has no imaginary plane
-    slope = jax.grad(lambda s: loss(greens.recurrence, factor, s))(source)
+    slope = jax.jit(jax.grad(lambda s: loss(greens.recurrence, factor, s)))(source)
     np.testing.assert_allclose(slope, expected[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_later_sites_change_no_bit():
     rng = np.random.default_rng(0)
     factor, source = jnp.asarray(rng.normal(size=(2, 200)))
-    before = greens.recurrence(factor, source)
+    recurrence = jax.jit(greens.recurrence)
+    before = recurrence(factor, source)
     for j in (1, 130, 199):
-        after = greens.recurrence(factor.at[j:].set(jnp.nan), source.at[j:].add(1.0))
+        after = recurrence(factor.at[j:].set(jnp.nan), source.at[j:].add(1.0))
         np.testing.assert_array_equal(after[:j], before[:j])
 
 
