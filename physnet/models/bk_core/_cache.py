@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from physnet import _checks, greens
+from physnet import _checks, _dispatch, greens
 from physnet.attention import scattering_attention
 from physnet.models._tokens import check_tokens, embed
-from physnet.models.bk_core import _model
+from physnet.models.bk_core import _model, _one_token
 from physnet.models.bk_core._model import BKCoreConfig, Params
 from physnet.nn import attention as gated
 from physnet.nn import mixer
@@ -128,6 +128,7 @@ def extend(
     cache: Cache,
     *,
     dtype: Any = jnp.float32,
+    implementation: _dispatch.Implementation | None = None,
 ) -> tuple[Array, Cache]:
     """Logits of the tokens behind those in the cache, and the cache with them.
 
@@ -142,6 +143,7 @@ def extend(
         tokens: (B, T), T >= 1: a prompt, or one token of each sequence.
         cache: from `init_cache` or an earlier call.
         dtype: as in `apply`, and that of the cache.
+        implementation: as in `apply`.
 
     Returns:
         Logits (B, T, V) and the new cache. Where a head has run out of slots the sequence's logits
@@ -178,12 +180,18 @@ def extend(
     for index, old in enumerate(cache.layers):
         layer = _model.layer_params(params, index)
         h = rms_norm(x, layer["norm_mixer"])
-        mixed = mixer.apply(layer["mixer"], h, state=old.state, groups=config.heads)
+        mixed = mixer.apply(
+            layer["mixer"],
+            h,
+            state=old.state,
+            groups=config.heads,
+            implementation=implementation,
+        )
         new = old._replace(state=mixed.state)
         x = x + mixed.output
         if config.attention:
             attended, new, over = _attend(
-                config, layer["attention"], h, mixed.openness, position, new
+                config, layer["attention"], h, mixed.openness, position, new, implementation
             )
             x = x + attended
             full = full | over
@@ -195,7 +203,7 @@ def extend(
 
 
 def _attend(
-    config, params, x, openness, position, cache
+    config, params, x, openness, position, cache, implementation
 ) -> tuple[jax.Array, LayerCache, jax.Array]:
     """Output, the new cache, and which sequences (B,) ran out of slots."""
     score = gated.score(params, openness)
@@ -204,11 +212,32 @@ def _attend(
     assert cache.ring is not None  # an attending layer has both
     assert cache.slots is not None
     near = _join(cache.ring, Tokens(parts.key, parts.value, score, where))
-    seen = _join(cache.slots, near)
-    size = parts.query.shape[-1]
-    soft, scale = gated.softened(
-        params, gated.Projected(parts.query, seen.key, seen.value), seen.score
-    )
+    leaving = near.score.shape[1] - cache.ring.score.shape[1]
+    out = jax.tree.map(lambda part: part[:, :leaving], near)
+    ring = jax.tree.map(lambda part: part[:, leaving:], near)
+    slots, count = _store(cache.slots, out, cache.count, params["threshold"])
+    if x.shape[1] == 1:
+        y = _one_token.attend(
+            params,
+            parts.query[:, 0],
+            score[:, 0],
+            position[0],
+            slots,
+            near,
+            local_window=config.local_window,
+        )
+    else:
+        seen = _join(cache.slots, near)
+        y = _piece(config, params, parts.query, score, position, seen, implementation)
+    y = linear(y.reshape(x.shape), params["out"])
+    over = jnp.any(count > slots.key.shape[1], axis=-1)
+    return y, cache._replace(ring=ring, slots=slots, count=count), over
+
+
+def _piece(config, params, query, score, position, seen, implementation) -> jax.Array:
+    """Attention (B, T, N, D) of several tokens over the cached ones and themselves."""
+    size = query.shape[-1]
+    soft, scale = gated.softened(params, gated.Projected(query, seen.key, seen.value), seen.score)
 
     def head(query, key, value, score, key_score, key_position, threshold):
         one = lambda array: array[:, :, None]  # noqa: E731
@@ -223,18 +252,13 @@ def _attend(
             query_position=position,
             key_position=key_position,
             scale=scale,
+            implementation=implementation,
         )[:, :, 0]
 
     y = jax.vmap(head, in_axes=(2, 2, 2, 2, 2, 2, 0), out_axes=2)(
         soft.query, soft.key, soft.value, score, seen.score, seen.position, params["threshold"]
     )
-    leaving = near.score.shape[1] - cache.ring.score.shape[1]
-    out = jax.tree.map(lambda part: part[:, :leaving], near)
-    ring = jax.tree.map(lambda part: part[:, leaving:], near)
-    slots, count = _store(cache.slots, out, cache.count, params["threshold"])
-    y = linear(y[..., :size].reshape(x.shape), params["out"])
-    over = jnp.any(count > slots.key.shape[1], axis=-1)
-    return y, cache._replace(ring=ring, slots=slots, count=count), over
+    return y[..., :size]
 
 
 def _store(slots: Tokens, out: Tokens, count: jax.Array, threshold: jax.Array):
