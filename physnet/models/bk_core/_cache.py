@@ -267,11 +267,15 @@ def _store(slots: Tokens, out: Tokens, count: jax.Array, threshold: jax.Array):
     order = count[:, None] + jnp.cumsum(kept, axis=1, dtype=jnp.int32) - 1
     place = jnp.where(kept, order, EMPTY)  # beyond the slots: written nowhere
 
-    def write(slots, values, place):  # of one sequence and head
-        return slots.at[place].set(values, mode="drop")
+    # By three indices, not under vmap: that would turn the slots around, a copy of all of them.
+    batch, _, heads = place.shape
+    sequence = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+    head = jnp.arange(heads, dtype=jnp.int32)[None, None]
 
-    heads = jax.vmap(jax.vmap(write, in_axes=1, out_axes=1))
-    slots = jax.tree.map(lambda old, new: heads(old, new, place), slots, out)
+    def write(old, new):
+        return old.at[sequence, place, head].set(new, mode="drop")
+
+    slots = jax.tree.map(write, slots, out)
     return slots, count + jnp.sum(kept, axis=1, dtype=jnp.int32)
 
 
