@@ -140,6 +140,7 @@ def test_memory_is_linear_in_time():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_skipped_blocks_save_time():
     """The ratio is 0.2 on an idle machine at T = 4096; the benchmark measures it."""
     r = np.random.default_rng(0)

@@ -258,6 +258,7 @@ def test_short_floats_accumulate_in_float32(implementation, contract, dtype):
         assert error <= 3 * epsilon * np.abs(exact_array).max()
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("window", [0, 6])
 def test_a_changed_later_token_changes_no_bit_of_an_earlier_row(implementation, window):
     r = np.random.default_rng(3)

@@ -1,6 +1,7 @@
 """Small BK-Core models that the tests share."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +25,34 @@ def tokens(batch=2, time=12, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, 11, (batch, time)), jnp.int32)
 
 
-def lively(config, seed=0, sample=None):
+_init = jax.jit(bk_core.init, static_argnums=0)
+_calibrate = jax.jit(bk_core.calibrate, static_argnums=0)
+
+
+def init(config, seed=0):
+    """`bk_core.init` of a model with every part, of which this one takes its own."""
+    largest = dataclasses.replace(VARIANTS["soft"], layers=config.layers)
+    wanted = jax.eval_shape(lambda: bk_core.init(config, jax.random.key(0)))
+
+    def take(found, wanted):
+        if not isinstance(wanted, dict):
+            assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+            return found
+        return {name: take(found[name], part) for name, part in wanted.items()}
+
+    return take(_init(largest, jax.random.key(seed)), wanted)
+
+
+@functools.cache
+def lively(config, samples=4):
     """Parameters away from their start, all in use, with calibrated gates."""
-
-    @jax.jit
-    def make(key, sample):
-        params = bk_core.init(config, key)
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-        noise = (
-            0.2 * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)
-        )
-        moved = [a + b for a, b in zip(leaves, noise, strict=True)]
-        return bk_core.calibrate(config, jax.tree.unflatten(tree, moved), sample)
-
-    return make(jax.random.key(seed), tokens() if sample is None else sample)
+    rng = np.random.default_rng(0)
+    moved = jax.tree.map(
+        lambda x: np.asarray(x) + rng.normal(scale=0.2, size=x.shape).astype(x.dtype), init(config)
+    )
+    return _calibrate(config, moved, tokens(samples, 40))
 
 
 # Compiled: op by op the small tests would take most of their time.
 apply = jax.jit(bk_core.apply, static_argnums=0, static_argnames=("dtype", "return_info"))
+extend = jax.jit(bk_core.extend, static_argnums=0, static_argnames="dtype")

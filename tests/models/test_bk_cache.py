@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bk_models import CONFIG, VARIANTS, apply, lively, tokens
+from bk_models import CONFIG, VARIANTS, apply, extend, init, lively, tokens
 
 from physnet.models import bk_core
 
@@ -15,25 +15,22 @@ from physnet.models import bk_core
 @pytest.mark.parametrize("name", VARIANTS)
 def test_pieces_give_the_logits_of_the_whole(name):
     config = dataclasses.replace(VARIANTS[name], density=0.3)
-    params = lively(config, sample=tokens(4, 24))
+    params = lively(config)
     row = tokens(2, 24, seed=3)
     whole = apply(config, params, row)
-    extend = jax.jit(lambda t, c: bk_core.extend(config, params, t, c))
-    for cuts in ((0, 24), (0, 22, 23, 24)):
-        cache, pieces = bk_core.init_cache(config, 2, capacity=24), []
-        for start, stop in itertools.pairwise(cuts):
-            logits, cache = extend(row[:, start:stop], cache)
-            pieces.append(logits)
-        got = jnp.concatenate(pieces, 1)
-        np.testing.assert_allclose(got, whole, atol=1e-5 * max(1, float(jnp.abs(whole).max())))
-        assert int(cache.length) == 24
+    cache, pieces = bk_core.init_cache(config, 2, capacity=24), []
+    for start, stop in itertools.pairwise((0, 22, 23, 24)):
+        logits, cache = extend(config, params, row[:, start:stop], cache)
+        pieces.append(logits)
+    got = jnp.concatenate(pieces, 1)
+    np.testing.assert_allclose(got, whole, atol=1e-5 * max(1, float(jnp.abs(whole).max())))
+    assert int(cache.length) == 24
 
 
 def test_a_token_that_no_partner_lets_through_is_not_stored():
     config = dataclasses.replace(CONFIG, density=0.3)
-    params = lively(config, sample=tokens(4, 40))
+    params = lively(config)
     row = tokens(2, 40, seed=3)
-    extend = jax.jit(bk_core.extend, static_argnums=0)
     _, cache = extend(config, params, row, bk_core.init_cache(config, 2, capacity=40))
     score = apply(config, params, row, return_info=True)[1]["score"]
     beyond = 40 - (config.local_window - 1)
@@ -50,9 +47,8 @@ def test_a_token_that_no_partner_lets_through_is_not_stored():
 
 
 def test_too_few_slots_show_as_nan_and_are_refused_where_known(bare_errors):
-    params = bk_core.init(CONFIG, jax.random.key(0))  # uncalibrated: every token is kept
+    params = init(CONFIG)  # uncalibrated: every token is kept
     row = tokens(1, 12)
-    extend = jax.jit(bk_core.extend, static_argnums=0)
     logits, cache = extend(CONFIG, params, row, bk_core.init_cache(CONFIG, 1, capacity=4))
     assert np.isnan(logits).all()
     with pytest.raises(ValueError, match="capacity must be at least the 10 tokens in use, got 4"):
@@ -62,17 +58,17 @@ def test_too_few_slots_show_as_nan_and_are_refused_where_known(bare_errors):
 
 
 def greedy(config, params, prompt, count):
-    run = jax.jit(lambda t: apply(config, params, t))
     row = jnp.pad(prompt, ((0, 0), (0, count)))
     for t in range(prompt.shape[1], row.shape[1]):
-        row = row.at[:, t].set(jnp.argmax(run(row)[:, t - 1], -1).astype(row.dtype))
+        logits = apply(config, params, row)[:, t - 1]
+        row = row.at[:, t].set(jnp.argmax(logits, -1).astype(row.dtype))
     return row[:, prompt.shape[1] :]
 
 
 @pytest.mark.parametrize("name", ["both", "mixer"])
 def test_greedy_text_is_that_of_the_uncached_model(name):
     config = VARIANTS[name]
-    params = lively(config, sample=tokens(4, 40))
+    params = lively(config)
     prompt = tokens(2, 5, seed=7)
     made = bk_core.generate(config, params, prompt, 30, key=jax.random.key(0), temperature=0.0)
     np.testing.assert_array_equal(made, greedy(config, params, prompt, 30))
@@ -80,24 +76,25 @@ def test_greedy_text_is_that_of_the_uncached_model(name):
 
 
 def test_samples_depend_on_the_key_alone_not_on_how_the_cache_grows(monkeypatch):
-    params = lively(CONFIG)
-    prompt, key = tokens(2, 3), jax.random.key(5)
+    config = dataclasses.replace(CONFIG, layers=1)
+    params = lively(config)
+    prompt, key, other = tokens(2, 3), jax.random.key(5), jax.random.key(6)
 
     def sample(params, key):
-        return bk_core.generate(CONFIG, params, prompt, 20, key=key)
+        return bk_core.generate(config, params, prompt, 21, key=key)
 
     outside = sample(params, key)
-    inside = jax.jit(sample)(params, key)
-    np.testing.assert_array_equal(outside, inside)
+    inside = jax.jit(jax.vmap(sample, in_axes=(None, 0)))(params, jnp.stack([key, other]))
+    assert inside.shape == (2, 2, 21)
+    np.testing.assert_array_equal(outside, inside[0])
+    assert not np.array_equal(inside[1], outside)
     monkeypatch.setattr("physnet.models.bk_core._generate._SEGMENT", 4)
     np.testing.assert_array_equal(sample(params, key), outside)
-    assert not np.array_equal(sample(params, jax.random.key(6)), outside)
-    several = jax.jit(jax.vmap(sample, in_axes=(None, 0)))(params, jax.random.split(key, 2))
-    assert several.shape == (2, 2, 20)
+    np.testing.assert_array_equal(sample(params, other), inside[1])
 
 
 def test_bad_arguments_of_generate_are_named(bare_errors):
-    params = bk_core.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG)
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"at least one token, got \(1, 0\)"):
         bk_core.generate(CONFIG, params, tokens(1, 0), 3, key=key)
@@ -109,12 +106,11 @@ def test_bad_arguments_of_generate_are_named(bare_errors):
 
 def test_long_sequences_over_blocks_are_causal_and_decode_alike():
     config = dataclasses.replace(CONFIG, layers=1, density=0.3)
-    params = lively(config, sample=tokens(2, 300, seed=1))
+    params = lively(config)
     row = tokens(1, 300, seed=2)  # more than 256: attention computes kept blocks only
     whole = apply(config, params, row)
     later = apply(config, params, row.at[:, 280:].set(5))
     np.testing.assert_array_equal(later[:, :280], whole[:, :280])
-    extend = jax.jit(bk_core.extend, static_argnums=0)
     _, cache = extend(config, params, row[:, :299], bk_core.init_cache(config, 1, capacity=300))
     last, _ = extend(config, params, row[:, 299:], cache)
     np.testing.assert_allclose(last[:, 0], whole[:, 299], atol=1e-5 * float(jnp.abs(whole).max()))
@@ -125,8 +121,8 @@ def test_bfloat16_decodes_near_its_own_forward(bare_errors):
     row = tokens(2, 12, seed=4)
     whole = apply(CONFIG, params, row, dtype=jnp.bfloat16)
     cache = bk_core.init_cache(CONFIG, 2, capacity=12, dtype=jnp.bfloat16)
-    _, cache = bk_core.extend(CONFIG, params, row[:, :11], cache, dtype=jnp.bfloat16)
-    last, cache = bk_core.extend(CONFIG, params, row[:, 11:], cache, dtype=jnp.bfloat16)
+    _, cache = extend(CONFIG, params, row[:, :11], cache, dtype=jnp.bfloat16)
+    last, cache = extend(CONFIG, params, row[:, 11:], cache, dtype=jnp.bfloat16)
     scale = float(jnp.abs(whole).max())
     assert np.median(np.abs(last[:, 0] - whole[:, 11])) < 0.02 * scale
     with pytest.raises(ValueError, match="dtype must be the cache's bfloat16, got float32"):
@@ -134,7 +130,7 @@ def test_bfloat16_decodes_near_its_own_forward(bare_errors):
 
 
 def test_nan_logits_are_no_text(bare_errors):
-    params = bk_core.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG)
     broken = params | {"norm": params["norm"] * jnp.nan}
     with pytest.raises(FloatingPointError, match="token at position 3 are NaN"):
         bk_core.generate(CONFIG, broken, tokens(1, 3), 4, key=jax.random.key(0))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from bk_models import CONFIG, VARIANTS, apply, lively, tokens
+from bk_models import CONFIG, VARIANTS, apply, init, lively, tokens
 from flax import nnx
 
 from physnet.models import bk_core
@@ -109,24 +109,24 @@ def test_no_logit_depends_on_a_later_token(name):
 
 def test_the_gate_keeps_its_density_on_text_like_the_sample():
     config = dataclasses.replace(CONFIG, density=0.4)
-    params = lively(config, sample=tokens(16, 48))
-    fresh = tokens(16, 48, seed=1)
+    params = lively(config, samples=20)
+    fresh = tokens(20, 40, seed=1)
     _, info = apply(config, params, fresh, return_info=True)
     assert abs(float(info["kept_pairs"]) - 0.4) < 0.05
     kept = np.asarray(jax.jit(bk_core.pairs, static_argnums=0)(config, params, fresh))
-    assert kept.shape == (2, 16, 2, 48, 48)
+    assert kept.shape == (2, 20, 2, 40, 40)
     np.testing.assert_allclose(
-        kept.sum() / (2 * 16 * 2 * 48 * 49 / 2), info["kept_pairs"], rtol=1e-6
+        kept.sum() / (2 * 20 * 2 * 40 * 41 / 2), info["kept_pairs"], rtol=1e-6
     )
-    distance = np.arange(48)[:, None] - np.arange(48)
+    distance = np.arange(40)[:, None] - np.arange(40)
     assert kept[..., (distance >= 0) & (distance < 3)].all()
     assert not kept[..., distance < 0].any()
-    assert info["score"].shape == (2, 16, 48, 2)
+    assert info["score"].shape == (2, 20, 40, 2)
     assert 0 <= float(info["score"].min()) <= float(info["score"].max()) <= 1
 
 
 def test_calibration_changes_only_the_gates_constants():
-    params = bk_core.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG)
     calibrate = jax.jit(bk_core.calibrate, static_argnums=0)
     found = calibrate(CONFIG, params, tokens())
     differs = jax.tree_util.tree_map_with_path(
@@ -167,10 +167,8 @@ def test_the_potential_learns_through_the_mixer_or_a_soft_gate_alone():
 
 def test_an_ensemble_of_parameters_under_vmap_jit_and_grad():
     sample = tokens()
-    ensemble = jax.vmap(lambda key: bk_core.init(CONFIG, key))(
-        jax.random.split(jax.random.key(0), 3)
-    )
-    ensemble = jax.vmap(lambda p: bk_core.calibrate(CONFIG, p, sample))(ensemble)
+    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *(init(CONFIG, k) for k in range(3)))
+    ensemble = jax.jit(jax.vmap(lambda p: bk_core.calibrate(CONFIG, p, sample)))(ensemble)
 
     def loss(params):
         return jnp.mean(jnp.square(bk_core.apply(CONFIG, params, sample)))
@@ -184,7 +182,7 @@ def test_an_ensemble_of_parameters_under_vmap_jit_and_grad():
 
 
 def test_bfloat16_is_near_and_parameters_stay_float32():
-    params = bk_core.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
     full = apply(CONFIG, params, tokens())
     low = apply(CONFIG, params, tokens(), dtype=jnp.bfloat16)
@@ -249,7 +247,7 @@ def test_a_bad_config_is_named(change, message, bare_errors):
 
 
 def test_a_token_outside_the_vocabulary_shows_as_nan():
-    params = bk_core.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG)
     for wrong in (11, -1):
         logits = apply(CONFIG, params, tokens().at[0, 5].set(wrong))
         assert np.isnan(logits[0, 5:]).all()
@@ -258,7 +256,7 @@ def test_a_token_outside_the_vocabulary_shows_as_nan():
 
 
 def test_bad_tokens_are_named(bare_errors):
-    params = bk_core.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG)
     for function in (bk_core.apply, bk_core.calibrate, bk_core.pairs):
         with pytest.raises(ValueError, match=r"got \(12,\)"):
             function(CONFIG, params, tokens()[0])
