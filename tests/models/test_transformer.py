@@ -21,6 +21,12 @@ def tokens(batch=2, time=12, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, 11, (batch, time)), jnp.int32)
 
 
+# Compiled: op by op the small tests would take most of their time.
+init = jax.jit(transformer.init, static_argnums=0)
+apply = jax.jit(transformer.apply, static_argnums=0, static_argnames=("dtype", "return_info"))
+extend = jax.jit(transformer.extend, static_argnums=0, static_argnames="dtype")
+
+
 def reference(config, params, token_rows):
     """The same network in NumPy float64, one example, one head and one query at a time."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
@@ -50,29 +56,29 @@ def reference(config, params, token_rows):
 
 
 def test_matches_a_float64_reference():
-    params = jax.tree.map(lambda x: 5 * x, transformer.init(CONFIG, jax.random.key(1)))
+    params = jax.tree.map(lambda x: 5 * x, init(CONFIG, jax.random.key(1)))
     expected = reference(CONFIG, params, tokens())
-    np.testing.assert_allclose(transformer.apply(CONFIG, params, tokens()), expected, atol=2e-4)
+    np.testing.assert_allclose(apply(CONFIG, params, tokens()), expected, atol=2e-4)
     wide = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-    exact = transformer.apply(CONFIG, wide, tokens(), dtype=jnp.float64)
+    exact = apply(CONFIG, wide, tokens(), dtype=jnp.float64)
     np.testing.assert_allclose(exact, expected, atol=1e-12)
 
 
 def test_no_logit_depends_on_a_later_token():
-    params = transformer.init(CONFIG, jax.random.key(0))
-    before = transformer.apply(CONFIG, params, tokens())
+    params = init(CONFIG, jax.random.key(0))
+    before = apply(CONFIG, params, tokens())
     for position in (0, 5, 11):
         changed = tokens().at[:, position].set((tokens()[:, position] + 1) % 11)
-        after = transformer.apply(CONFIG, params, changed)
+        after = apply(CONFIG, params, changed)
         np.testing.assert_array_equal(after[:, :position], before[:, :position])
         assert not np.array_equal(after[:, position], before[:, position])
 
 
 def test_float32_stays_float32_and_bfloat16_is_near():
-    params = transformer.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
-    logits, info = transformer.apply(CONFIG, params, tokens(), return_info=True)
-    low = transformer.apply(CONFIG, params, tokens(), dtype=jnp.bfloat16)
+    logits, info = apply(CONFIG, params, tokens(), return_info=True)
+    low = apply(CONFIG, params, tokens(), dtype=jnp.bfloat16)
     assert logits.dtype == low.dtype == jnp.float32
     assert float(info["kept_pairs"]) == 1.0
     np.testing.assert_allclose(low, logits, atol=0.02 * float(jnp.abs(logits).max()) + 0.01)
@@ -80,26 +86,24 @@ def test_float32_stays_float32_and_bfloat16_is_near():
 
 def test_an_ensemble_of_parameters_under_vmap_jit_and_grad():
     keys = jax.random.split(jax.random.key(0), 3)
-    ensemble = jax.vmap(lambda key: transformer.init(CONFIG, key))(keys)
+    ensemble = jax.jit(jax.vmap(lambda key: transformer.init(CONFIG, key)))(keys)
 
     def loss(params):
         return jnp.mean(jnp.square(transformer.apply(CONFIG, params, tokens())))
 
-    together = jax.jit(jax.vmap(jax.grad(loss)))(ensemble)
+    together, gradient = jax.jit(jax.vmap(jax.grad(loss)))(ensemble), jax.jit(jax.grad(loss))
     for index in range(3):
-        alone = jax.grad(loss)(jax.tree.map(lambda leaf, i=index: leaf[i], ensemble))
+        alone = gradient(jax.tree.map(lambda leaf, i=index: leaf[i], ensemble))
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a[index], b, rtol=1e-3, atol=1e-6)
 
 
 def test_dropout_needs_a_key_and_is_a_function_of_it():
     config = transformer.TransformerConfig(11, layers=2, heads=2, width=16, context=12, dropout=0.5)
-    params = transformer.init(config, jax.random.key(0))
-    silent = transformer.apply(config, params, tokens())
-    np.testing.assert_array_equal(silent, transformer.apply(CONFIG_NO_DROP, params, tokens()))
-    one, same, other = (
-        transformer.apply(config, params, tokens(), key=jax.random.key(k)) for k in (1, 1, 2)
-    )
+    params = init(config, jax.random.key(0))
+    silent = apply(config, params, tokens())
+    np.testing.assert_array_equal(silent, apply(CONFIG_NO_DROP, params, tokens()))
+    one, same, other = (apply(config, params, tokens(), key=jax.random.key(k)) for k in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
     assert not np.array_equal(one, silent)
@@ -111,37 +115,34 @@ CONFIG_NO_DROP = transformer.TransformerConfig(11, layers=2, heads=2, width=16, 
 def test_weights_keep_whole_where_only_the_stream_is_dropped():
     config = CONFIG_DROP
     whole = dataclasses.replace(config, drop_weights=False)
-    params = transformer.init(config, jax.random.key(0))
+    params = init(config, jax.random.key(0))
     # Without what the parts add, dropout acts on the embedding alone: weights make no difference.
     silent = params | {"layers": params["layers"] | {"out": 0 * params["layers"]["out"]}}
     one, other = (
-        transformer.apply(c, p, tokens(), key=jax.random.key(1))
-        for c, p in ((config, silent), (whole, silent))
+        apply(c, p, tokens(), key=jax.random.key(1)) for c, p in ((config, silent), (whole, silent))
     )
     np.testing.assert_array_equal(one, other)
     lively = jax.tree.map(lambda leaf: 5 * leaf, params)
-    one, other = (
-        transformer.apply(c, lively, tokens(), key=jax.random.key(1)) for c in (config, whole)
-    )
+    one, other = (apply(c, lively, tokens(), key=jax.random.key(1)) for c in (config, whole))
     assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("cuts", [(0, 12), (0, 5, 11, 12)])
 def test_pieces_give_the_logits_of_the_whole(cuts):
-    params = jax.tree.map(lambda x: 5 * x, transformer.init(CONFIG, jax.random.key(1)))
+    params = jax.tree.map(lambda x: 5 * x, init(CONFIG, jax.random.key(1)))
     cache, pieces = transformer.init_cache(CONFIG, 2, 12), []
     for start, stop in itertools.pairwise(cuts):
-        logits, cache = transformer.extend(CONFIG, params, tokens()[:, start:stop], cache)
+        logits, cache = extend(CONFIG, params, tokens()[:, start:stop], cache)
         pieces.append(logits)
-    whole = transformer.apply(CONFIG, params, tokens())
+    whole = apply(CONFIG, params, tokens())
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, atol=2e-5)
     assert int(cache.length) == 12
-    logits, _ = transformer.extend(CONFIG, params, tokens()[:, :1], cache)
+    logits, _ = extend(CONFIG, params, tokens()[:, :1], cache)
     assert np.isnan(logits).all()  # no room
 
 
 def test_a_bad_cache_is_named(bare_errors):
-    params = transformer.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG, jax.random.key(0))
     cache = transformer.init_cache(CONFIG, 2, 4)
     for change, message in (
         ({"tokens": tokens(3, 2)}, r"cache's batch size 2, got \(3, 2\)"),
@@ -173,7 +174,7 @@ def fused(monkeypatch):
 
 def test_a_gpu_takes_fused_attention_where_it_serves(fused):
     config = CONFIG_DROP
-    params = jax.tree.map(lambda x: 5 * x, transformer.init(config, jax.random.key(1)))
+    params = jax.tree.map(lambda x: 5 * x, init(config, jax.random.key(1)))
     low = functools.partial(transformer.apply, params=params, tokens=tokens(), dtype=jnp.bfloat16)
     expected = low(config, implementation="xla")
     assert not fused
@@ -184,7 +185,7 @@ def test_a_gpu_takes_fused_attention_where_it_serves(fused):
     assert len(fused) == 2
     low(config, key=jax.random.key(0))  # drops weights
     transformer.apply(config, params, tokens())  # float32
-    small = transformer.init(CONFIG_HEAD_4, jax.random.key(0))
+    small = init(CONFIG_HEAD_4, jax.random.key(0))
     transformer.apply(CONFIG_HEAD_4, small, tokens(), dtype=jnp.bfloat16)  # head dimension 4
     assert len(fused) == 2
 
@@ -199,16 +200,16 @@ def test_a_gpu_takes_fused_attention_where_it_serves(fused):
 )
 def test_a_named_implementation_that_does_not_serve_says_why(fused, change, why):
     options = {"config": CONFIG_DROP, "tokens": tokens(), "dtype": jnp.bfloat16} | change
-    params = transformer.init(options["config"], jax.random.key(0))
+    params = init(options["config"], jax.random.key(0))
     with pytest.raises(NotImplementedError, match=why):
         transformer.apply(params=params, implementation="cudnn", **options)
 
 
 def test_initial_loss_is_that_of_a_uniform_guess():
     config = transformer.TransformerConfig(vocab_size=64)
-    params = transformer.init(config, jax.random.key(0))
+    params = init(config, jax.random.key(0))
     text = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 64)), jnp.int32)
-    scores = jax.nn.log_softmax(transformer.apply(config, params, text))
+    scores = jax.nn.log_softmax(apply(config, params, text))
     assert abs(-float(scores.mean()) - np.log(64)) < 0.1
 
 
@@ -226,7 +227,7 @@ def test_a_bad_config_is_named(change, message, bare_errors):
 
 
 def test_bad_tokens_are_named(bare_errors):
-    params = transformer.init(CONFIG, jax.random.key(0))
+    params = init(CONFIG, jax.random.key(0))
     with pytest.raises(ValueError, match=r"tokens must be at most context=12 long, got 13"):
         transformer.apply(CONFIG, params, tokens(time=13))
     with pytest.raises(ValueError, match=r"shape \(batch, time\) .*got \(12,\)"):

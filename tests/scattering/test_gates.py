@@ -17,6 +17,7 @@ def test_pair_gate_is_the_outer_product_and_counts_bad_scores_as_zero():
     query[0, 1], key[1, 2] = np.nan, -3.0
     threshold = np.array([0.5, 0.0], np.float32)
     got = scattering.pair_gate(jnp.asarray(query), jnp.asarray(key), jnp.asarray(threshold))
+    got = np.asarray(got)
     for b in range(2):
         for i in range(5):
             for j in range(7):

@@ -7,6 +7,10 @@ import pytest
 
 from physnet import scattering
 
+schedule = jax.jit(
+    scattering.schedule, static_argnames=("block_size", "classes", "is_causal", "local_window")
+)
+
 
 def lognormal(*shape, seed=0):
     return np.random.default_rng(seed).lognormal(size=shape).astype(np.float32)
@@ -78,7 +82,7 @@ def test_keys_of_their_own_with_positions_and_empty_slots():
     r = np.random.default_rng(2)
     place, key_place = r.permutation(100)[:40], r.permutation(100)[:75]
     key_place[:5] = 2**31 - 1
-    plan = scattering.schedule(
+    plan = schedule(
         jnp.asarray(query),
         1.0,
         key_score=jnp.asarray(key),
@@ -101,7 +105,7 @@ def test_keys_of_their_own_with_positions_and_empty_slots():
 @pytest.mark.parametrize("window", [1, 20, 300])
 def test_kept_fraction_counts_the_local_band(window):
     s = jnp.zeros(300, jnp.float32)
-    plan = scattering.schedule(s, 0.5, local_window=window, block_size=16)
+    plan = schedule(s, 0.5, local_window=window, block_size=16)
     i, j = np.indices((300, 300))
     near = (np.abs(i - j) < window) & (j <= i)
     near = np.pad(near, ((0, 4), (0, 4))).reshape(19, 16, 19, 16).any((1, 3))
@@ -118,7 +122,7 @@ def test_a_product_gate_pays(fitted):
         edges = scattering.class_edges(jnp.asarray(lognormal(16384, seed=9)), tau, length=16384)
         assert bool(jnp.isfinite(edges).all())
         assert edges.size < 16
-    plan = jax.jit(lambda s, tau: scattering.schedule(s, tau, edges=edges))(s, tau)
+    plan = schedule(s, tau, edges=edges)
     assert 0.25 < float(plan.kept_fraction) < (0.38 if fitted else 0.395)
 
 
@@ -126,7 +130,7 @@ def test_default_edges_pay_for_bounded_scores():
     s = jnp.asarray(np.random.default_rng(0).beta(1, 3, size=16384).astype(np.float32))
     tau = scattering.threshold_for_density(s, 0.25)
     edges = scattering.default_edges(tau, length=16384)
-    assert float(scattering.schedule(s, tau, edges=edges).kept_fraction) < 0.40
+    assert float(schedule(s, tau, edges=edges).kept_fraction) < 0.40
 
 
 def test_a_later_token_moves_no_earlier_one_in_its_block():
@@ -135,9 +139,7 @@ def test_a_later_token_moves_no_earlier_one_in_its_block():
     later[120:] = lognormal(80, seed=3)
 
     def neighbours(score):
-        order = np.asarray(
-            scattering.schedule(jnp.asarray(score), 1.0, edges=edges, block_size=8).query_order
-        )
+        order = np.asarray(schedule(jnp.asarray(score), 1.0, edges=edges, block_size=8).query_order)
         return {
             token: (slot % 8, tuple(t for t in order[slot - slot % 8 : slot]))
             for slot, token in enumerate(order)
@@ -150,7 +152,7 @@ def test_a_later_token_moves_no_earlier_one_in_its_block():
 def test_batch_axes_vmap_and_pytree():
     s = jnp.asarray(lognormal(2, 3, 64))
     tau = jnp.array([[0.5], [1.0]], jnp.float32) * jnp.ones((2, 3), jnp.float32)
-    whole = scattering.schedule(s, tau, block_size=8, classes=4)
+    whole = schedule(s, tau, block_size=8, classes=4)
     mapped = jax.jit(
         jax.vmap(jax.vmap(lambda s, t: scattering.schedule(s, t, block_size=8, classes=4)))
     )(s, tau)
@@ -160,13 +162,13 @@ def test_batch_axes_vmap_and_pytree():
 
 
 def test_equal_scores_and_a_zero_threshold():
-    flat = scattering.schedule(jnp.ones(64, jnp.float32), 0.5, block_size=8)
+    flat = schedule(jnp.ones(64, jnp.float32), 0.5, block_size=8)
     assert float(flat.kept_fraction) == 1.0
-    closed = scattering.schedule(jnp.ones(64, jnp.float32), 1.0, block_size=8)
+    closed = schedule(jnp.ones(64, jnp.float32), 1.0, block_size=8)
     assert float(closed.kept_fraction) == 0.0
     s = jnp.tile(jnp.array([0.0, 1e-3], jnp.float32), 64)
     edges = scattering.default_edges(0.0, length=128, block_size=8)
-    half = scattering.schedule(s, 0.0, edges=edges, block_size=8)
+    half = schedule(s, 0.0, edges=edges, block_size=8)
     np.testing.assert_allclose(half.kept_fraction, 36 / 136)
 
 
