@@ -202,8 +202,8 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
 
 
 def test_the_module_trains_and_generates_as_the_functions_do():
-    model = BKCore(CONFIG, rngs=nnx.Rngs(0))
-    model.calibrate(tokens())
+    model = nnx.jit(lambda: BKCore(CONFIG, rngs=nnx.Rngs(0)))()
+    nnx.jit(lambda m: m.calibrate(tokens()))(model)
     np.testing.assert_array_equal(
         nnx.jit(lambda m: m(tokens()))(model), apply(CONFIG, model.tree(), tokens())
     )
