@@ -55,6 +55,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     changed = {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1"),
         "PYTHONWARNINGS": "",
         "COLUMNS": "400",  # messages stay on one line
     }

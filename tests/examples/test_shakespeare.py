@@ -5,9 +5,11 @@ import json
 import shutil
 import signal
 
+import jax
+import jax.numpy as jnp
 import pytest
 import shakespeare
-from lm import memory
+from lm import memory, step
 from lm.errors import UserError
 from lm.settings import PRESETS
 
@@ -112,15 +114,22 @@ def test_the_smoke_preset_learns_and_reports(smoke):
     assert (folder / "report.png").exists()
 
 
-def test_the_memory_of_a_depth_is_that_of_the_program_that_ran(smoke):
-    """The program that ran was compiled to run fast; the one for the depth panel was not."""
+def test_the_memory_of_a_depth_is_that_of_a_program_made_to_run_fast(smoke, optimized):
+    """The program for the depth panel is compiled without optimizations."""
     report, _ = smoke
     settings = PRESETS["smoke"]
     corpus = shakespeare.load(settings, shakespeare.Console(quiet=True))
     (model,) = shakespeare.rows.models(
         dataclasses.replace(settings, rows=("transformer",)), len(corpus.characters)
     )
-    found = memory.of_a_step(model, settings.training)
+    training = settings.training
+    state = jax.eval_shape(lambda: step.initial_state(model, training))
+    shapes = (training.batch * training.block + 1,), ()
+    tokens, first = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
+    run = jax.jit(step.steps(model, training, training.steps_per_call), donate_argnums=0)
+    fast = run.lower(state, tokens, first).compile()
+    found = memory.of_a_step(model, training)
+    assert found == fast.memory_analysis().temp_size_in_bytes
     assert found == report["rows"][1]["memory"]["2"]
 
 
@@ -132,28 +141,39 @@ def test_a_text_of_the_users_own(job, tmp_path):
     assert set(report["rows"][0]["sample"]) <= set(text.read_text(encoding="utf-8"))
 
 
-def test_bad_texts_are_refused_before_anything_runs(tmp_path):
-    def refuse(name, data, message):
+@pytest.fixture
+def refused_at_once():
+    """What the command says, in this process, before it runs anything."""
+
+    def run(*arguments):
+        settings = shakespeare.command_line([*QUICK, *map(str, arguments)])
+        with pytest.raises(UserError) as caught:
+            shakespeare.main(settings, shakespeare.Console(quiet=True))
+        return str(caught.value)
+
+    return run
+
+
+def test_bad_texts_are_refused_before_anything_runs(refused_at_once, tmp_path):
+    for name, data, message in (
+        ("empty.txt", b"", "empty.txt is empty"),
+        ("short.txt", b"To be, or not to be", "short.txt is too short: it has 19 characters"),
+        ("latin.txt", "für".encode("latin-1") * 400, "latin.txt is not UTF-8: byte 0xfc at 1"),
+    ):
         path = tmp_path / name
         path.write_bytes(data)
-        arguments = [*QUICK, "--text", str(path), "--directory", str(tmp_path / "run")]
-        with pytest.raises(UserError, match=message):
-            shakespeare.main(shakespeare.command_line(arguments), shakespeare.Console(quiet=True))
-
-    refuse("empty.txt", b"", r"empty.txt is empty")
-    refuse("short.txt", b"To be, or not to be", r"short.txt is too short: it has 19 characters")
-    refuse("latin.txt", "für".encode("latin-1") * 400, r"latin.txt is not UTF-8: byte 0xfc at 1")
+        assert message in refused_at_once("--text", path, "--directory", tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_sizes_that_do_not_fit_are_refused(refused, tmp_path):
-    message = refused(*QUICK, "--sizes.width", 33, "--directory", tmp_path)
+def test_sizes_that_do_not_fit_are_refused(refused_at_once, tmp_path):
+    message = refused_at_once("--sizes.width", 33, "--directory", tmp_path)
     assert "these sizes make no model: width must be a multiple of heads=2, got 33" in message
 
 
-def test_a_directory_that_cannot_be_written_is_refused(refused, tmp_path):
+def test_a_directory_that_cannot_be_written_is_refused(refused_at_once, tmp_path):
     (tmp_path / "file").write_text("not a directory")
-    message = refused(*QUICK, "--directory", tmp_path / "file" / "run")
+    message = refused_at_once("--directory", tmp_path / "file" / "run")
     assert "cannot write into" in message
     assert "give another --directory" in message
 
