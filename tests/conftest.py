@@ -19,30 +19,23 @@ _hook = jaxtyping.install_import_hook("physnet", "beartype.beartype")
 _hook.__enter__()
 
 
-def _on_a_gpu():
-    return any(device.platform == "gpu" for device in jax.devices())
+_QUICK = "jax_disable_most_optimizations"
 
 
 def pytest_collection_modifyitems(items):
-    if _on_a_gpu():
+    items.sort(key=lambda item: item.path.suffix != ".md")  # README.md is the longest: it begins
+    if any(device.platform == "gpu" for device in jax.devices()):
         return
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        jax.config.update(_QUICK, True)
     skip = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
 
 
-_QUICK = "jax_disable_most_optimizations"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_quickly():
-    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and not _on_a_gpu():
-        jax.config.update(_QUICK, True)
-
-
 @pytest.fixture
-def optimized(compile_quickly):
+def optimized():
     """Compile as for users: what is timed, measured, or compared to the bit."""
     before = jax.config.read(_QUICK)
     jax.config.update(_QUICK, False)
