@@ -1,13 +1,18 @@
-"""Gradients of attention over block lists on Hopper: a kernel for queries, one for keys and values.
+"""Gradients of attention over block lists on Hopper.
 
-The first follows the lists of the query blocks, the second their transpose.
+One kernel along the lists of the key blocks forms all three from five products, the gradient of
+queries by sums in memory. Where that does not fit (head dimension 256), or where XLA is told to be
+deterministic, a second one along the lists of the query blocks forms the gradient of queries, from
+seven products in all.
 """
+
+import os
 
 import jax
 import jax.numpy as jnp
 
-from physnet_kernels.scattering_attention._mosaic_d_key import d_key_value
-from physnet_kernels.scattering_attention._mosaic_d_query import d_query
+from physnet_kernels.scattering_attention._mosaic_along_keys import along_keys
+from physnet_kernels.scattering_attention._mosaic_along_queries import d_query
 from physnet_kernels.scattering_attention._types import Labels, Lists, Rule
 
 
@@ -25,6 +30,10 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cotangents of query, key and value, in their shapes and dtypes.
 
+    The gradient of queries is summed in no fixed order, so its last bit may differ from run to
+    run, unless XLA_FLAGS hold --xla_gpu_deterministic_ops=true or
+    --xla_gpu_exclude_nondeterministic_ops=true when a call is traced.
+
     Args:
         query, key, value, lists, labels, rule: As `forward` takes them.
         d_output: Cotangent of the output (B, 128 P, N, D).
@@ -34,7 +43,20 @@ def backward(
     """
     lost = jnp.isnan(lse) | ~jnp.isfinite(shift)
     whole = jnp.where(lost, jnp.inf, lse), jnp.where(lost, 0, shift)
-    of_query = d_query(query, key, value, d_output, lse, shift, lists, labels, rule=rule)
-    labels = labels._replace(query_spoil=jnp.where(lost, jnp.nan, labels.query_spoil))
-    of_key, of_value = d_key_value(query, key, value, d_output, *whole, lists, labels, rule=rule)
-    return of_query, of_key, of_value
+    marked = labels._replace(query_spoil=jnp.where(lost, jnp.nan, labels.query_spoil))
+    at_once = query.shape[-1] <= 128 and not _deterministic()
+    of_key, of_value, *of_query = along_keys(
+        *(query, key, value, d_output, *whole, lists, marked), rule=rule, with_query=at_once
+    )
+    if not of_query:
+        arguments = (query, key, value, d_output, lse, shift, lists, labels)
+        return d_query(*arguments, rule=rule), of_key, of_value
+    lost = jnp.swapaxes(lost, 1, 2)[..., None]
+    total = jnp.where(lost, jnp.nan, of_query[0] * rule.scale)
+    return total.astype(query.dtype), of_key, of_value
+
+
+def _deterministic() -> bool:
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    names = ("--xla_gpu_deterministic_ops", "--xla_gpu_exclude_nondeterministic_ops")
+    return any(name + value in flags for name in names for value in ("", "=true", "=1"))

@@ -1,5 +1,6 @@
 """What the Mosaic GPU kernels of attention share: tiles, operands by name, the pair mask."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -92,20 +93,34 @@ class Steps(NamedTuple):
     def count(self) -> jax.Array:
         return self.row[0] * self.parts
 
-    def _code(self, step: jax.Array) -> jax.Array:
-        return self.row[1 + lax.div(step, jnp.int32(self.parts))]
+    def code(self, step: jax.Array) -> jax.Array:
+        """What the table says of the block of a step; of the last one where there is no such."""
+        place = 1 + lax.div(step, jnp.int32(self.parts))
+        return self.row[jnp.minimum(place, jnp.int32(self.row.shape[0] - 1))]
 
     def masked(self, step: jax.Array) -> jax.Array:
-        return lax.rem(self._code(step), jnp.int32(2)) > 0
+        return is_masked(self.code(step))
 
     def spoilt(self, step: jax.Array) -> jax.Array:
-        return lax.rem(self._code(step), jnp.int32(4)) > 1
+        return is_spoilt(self.code(step))
+
+    def start(self, step: jax.Array, code: jax.Array) -> jax.Array:
+        """The first slot that a step is about."""
+        size = BLOCK // self.parts
+        start = lax.div(code, jnp.int32(4)) * BLOCK
+        return start + lax.rem(step, jnp.int32(self.parts)) * size
 
     def tokens(self, step: jax.Array) -> Any:
         """The slots that a step is about."""
-        size = BLOCK // self.parts
-        start = lax.div(self._code(step), jnp.int32(4)) * BLOCK
-        return pl.ds(start + lax.rem(step, jnp.int32(self.parts)) * size, size)
+        return pl.ds(self.start(step, self.code(step)), BLOCK // self.parts)
+
+
+def is_masked(code: jax.Array) -> jax.Array:
+    return lax.rem(code, jnp.int32(2)) > 0
+
+
+def is_spoilt(code: jax.Array) -> jax.Array:
+    return lax.rem(code, jnp.int32(4)) > 1
 
 
 def share(head: jax.Array, heads: int, kinds: int) -> jax.Array:
@@ -187,10 +202,10 @@ def load(ref: Any, layout: Any) -> jax.Array:
     return plgpu.load(ref, *_WHOLE, layout=layout, optimized=False)
 
 
-def tile(shape: tuple[int, ...], dtype: Any) -> Any:
-    """Shared memory that wgmma and TMA both read."""
+def tile(shape: tuple[int, ...], dtype: Any, columns: int | None = None) -> Any:
+    """Shared memory that wgmma and TMA both read, also `columns` of it by themselves."""
     size = jnp.dtype(dtype).itemsize
-    minor = min(128, shape[-1] * size)
+    minor = min(128, (columns or shape[-1]) * size)
     transforms = (plgpu.TilingTransform((8, minor // size)), plgpu.SwizzleTransform(minor))
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
@@ -236,6 +251,7 @@ def run(
     results: dict[str, jax.ShapeDtypeStruct],
     scratch: dict[str, Any],
     shape: tuple[int, int, int],
+    sums: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, ...]:
     """`body(refs, batch, head, rank)` for every tile, on two compute warpgroups and a copying one.
 
@@ -244,27 +260,40 @@ def run(
         operands, results, scratch: By the names under which `body` finds them in `refs`.
         shape: Batch entries, heads, ranks. One head follows another, so that its keys stay in the
             L2 cache, and its long lists come first, so that the short ones fill the gaps.
+        sums: Start values of results that tiles add to; they follow the others.
     """
     batch, heads, ranks = shape
+    sums = sums or {}
 
     def kernel(*refs, **scratch_refs):
         index = lax.axis_index("tile")
         unit = lax.div(index, jnp.int32(ranks))
         place = lax.div(unit, jnp.int32(heads)), lax.rem(unit, jnp.int32(heads))
-        named = dict(zip((*operands, *results), refs, strict=True))
+        named = dict(zip((*operands, *sums, *results), refs, strict=True))
         body(named | scratch_refs, *place, lax.rem(index, jnp.int32(ranks)))
 
-    kernel.__name__ = body.__name__
-    launch = plgpu.kernel(
-        kernel,
-        out_type=tuple(results.values()),
-        scratch_types=scratch,
-        grid=(batch * heads * ranks,),
-        grid_names=("tile",),
-        num_threads=3,
-        thread_name="wg",
-        compiler_params=plgpu.CompilerParams(
-            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
-        ),
+    def scoped(*refs):
+        pl.run_scoped(functools.partial(kernel, *refs), collective_axes="wg", **scratch)
+
+    nowhere = jax.typeof(jnp.zeros(())).manual_axis_type  # a shard_map wants to be told
+    types = tuple(
+        jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=nowhere) for x in results.values()
     )
-    return tuple(launch(*operands.values()))
+    mesh = plgpu.Mesh(
+        grid=(batch * heads * ranks,), grid_names=("tile",), num_threads=3, thread_name="wg"
+    )
+    options = plgpu.CompilerParams(
+        approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
+    )
+    launch = pl.kernel(scoped, types, mesh=mesh, compiler_params=options, name=body.__name__)
+    if not sums:
+        return tuple(launch(*operands.values()))
+
+    def add(refs):
+        totals, found = refs
+        for ref, value in zip(found, launch(*operands.values(), *totals), strict=True):
+            ref[...] = value
+
+    empty = [jnp.zeros(x.shape, x.dtype) for x in types]  # nothing is left of them
+    totals, found = pl.run_state(add)((list(sums.values()), empty))
+    return (*found, *totals)

@@ -58,9 +58,18 @@ def test_mosaic_kernels_lower_for_cuda_without_a_gpu(head_dim, band):
         assert "mosaic_gpu" in text
 
 
-@pytest.mark.parametrize("options", [{}, {"local_window": 20}, {"threshold": None}])
-def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options):
+@pytest.mark.parametrize(
+    ("options", "flags", "kernels"),
+    [
+        ({}, "", 2),
+        ({}, "--xla_gpu_deterministic_ops=true", 3),
+        ({"local_window": 20}, "--xla_gpu_deterministic_ops=false", 4),
+        ({"threshold": None}, "", 2),
+    ],
+)
+def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options, flags, kernels):
     monkeypatch.setattr(_dispatch, "_capability", lambda facts: (9, 0))
+    monkeypatch.setenv("XLA_FLAGS", flags)
 
     def total(*arrays):
         settings = {"threshold": 0.3} | options
@@ -71,8 +80,7 @@ def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options):
     query, key, value, score = inputs(300)
     traced = jax.jit(gradient).trace(query[None], key, value, score[None])
     lowered = traced.lower(lowering_platforms=("cuda",))
-    passes = 2 if "local_window" in options else 1
-    assert lowered.as_text().count("custom_call @mosaic_gpu") == 3 * passes
+    assert lowered.as_text().count("custom_call @mosaic_gpu") == kernels
 
 
 def test_the_kernels_mark_empty_slots_as_attention_does():
@@ -122,7 +130,7 @@ def test_vmap_makes_rows_of_the_batch_not_a_loop(kernel):
     both = jax.jit(jax.vmap(gradient))
     got = both(*stacked)
     for i in range(2):
-        close([a[i] for a in got], jax.jit(gradient)(*(a[i] for a in stacked)), 1e-3)
+        close([a[i] for a in got], jax.jit(gradient)(*(a[i] for a in stacked)), 5e-3)
     text = both.lower(*stacked).compile().as_text()
     assert text.count("while(") == jax.jit(gradient).lower(*x).compile().as_text().count("while(")
     nested = jax.jit(jax.vmap(jax.vmap(lambda *a: call(kernel, *a))))
@@ -148,7 +156,7 @@ def sharded(kernel):
 def test_shard_map_over_batch_and_heads(kernel):
     over_mesh, plain = sharded(kernel)
     x = inputs(300)
-    close(over_mesh(*x), plain(*x), 1e-6)
+    close(over_mesh(*x), plain(*x), 5e-3)  # sums in another order: the last bit of bfloat16
 
 
 def test_shard_map_lowers_to_the_kernels_without_a_gpu(monkeypatch):
@@ -183,6 +191,25 @@ def test_block_masks(kernel, shape):
     )
     got, want = (function(query, key, value) for function in both)
     close(got, want)
+
+
+@pytest.mark.gpu
+def test_gradients_are_the_same_every_time_where_xla_is_told_to_be_deterministic(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    arrays = inputs(1500, heads=4, key_heads=2)
+
+    def gradient(*arrays):
+        def total(*arrays):
+            return loss(lambda f, *a, **o: f(*a, implementation="mosaic_gpu", **o), *arrays)
+
+        return jax.grad(total, argnums=(0, 1, 2))(*arrays)
+
+    function = jax.jit(gradient)
+    first = function(*arrays)
+    for _ in range(3):
+        jax.tree.map(np.testing.assert_array_equal, function(*arrays), first)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    close(jax.jit(lambda *a: gradient(*a))(*arrays), first)
 
 
 def test_many_tiles(kernel):
