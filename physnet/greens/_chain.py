@@ -12,6 +12,8 @@ from jax import lax
 from physnet import _checks, _dispatch
 from physnet.greens._planes import Planes, split
 
+FEW_SITES = 2  # as when a sequence is continued by one: cheaper than to launch a kernel
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -149,4 +151,10 @@ def choose(
     operation: str, implementation: _dispatch.Implementation | None, c: Chain
 ) -> _dispatch.Implementation:
     """Name of the implementation that runs `operation` on this chain."""
-    return _dispatch.choose(operation, implementation, arrays=(c.onsite,), dtype=c.onsite.dtype)
+    return _dispatch.choose(
+        operation,
+        implementation,
+        pays=len(c.onsite) > FEW_SITES,
+        arrays=(c.onsite,),
+        dtype=c.onsite.dtype,
+    )

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+PRODUCT_ROWS = 4096  # longer tables cost more to multiply than to gather from
+
 
 def check_tokens(tokens: jax.Array) -> None:
     """Raise for what are no tokens (B, T)."""
@@ -17,6 +19,16 @@ def check_tokens(tokens: jax.Array) -> None:
 
 
 def embed(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
-    """Rows of the table; NaN for a token outside it, so that it shows."""
-    rows = table.astype(dtype).at[tokens]
-    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    """Rows of the table; NaN for a token outside it, so that it shows.
+
+    In 16 bits the gradient of a gather would add up what every occurrence of a token gives in
+    16 bits, one after another. The rows of a short table are taken by a product instead, which
+    adds in float32 on the units for matrices; those of a long one in the table's own dtype.
+    """
+    if jnp.finfo(dtype).bits >= 32 or len(table) > PRODUCT_ROWS:
+        rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return rows.astype(dtype)
+    one_hot = jax.nn.one_hot(tokens, len(table), dtype=dtype)
+    rows = jnp.einsum("btv,vw->btw", one_hot, table.astype(dtype))
+    known = (tokens >= 0) & (tokens < len(table))
+    return jnp.where(known[..., None], rows, jnp.asarray(jnp.nan, dtype))
