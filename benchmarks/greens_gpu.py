@@ -274,6 +274,7 @@ def main():
         raise SystemExit("benchmarks/greens_gpu.py needs a GPU")
     report = {
         "device": device.device_kind,
+        "command": " ".join(sys.argv),
         "platform": device.client.platform_version.splitlines()[0],
         "jax": jax.__version__,
         "python": platform.python_version(),
