@@ -193,6 +193,22 @@ def test_block_masks(kernel, shape):
     close(got, want)
 
 
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_scales_that_are_not_positive(kernel, scale):
+    arrays = inputs(300)
+
+    def gradient(implement):
+        def scaled(function, *arrays, **options):
+            return implement(function, *arrays, scale=scale, **options)
+
+        return jax.jit(jax.grad(functools.partial(loss, scaled), argnums=(0, 1, 2)))(*arrays)
+
+    def reference(function, *arrays, **options):
+        return function(*arrays, implementation="xla", **options)
+
+    close(gradient(kernel), gradient(reference))
+
+
 @pytest.mark.gpu
 def test_gradients_are_the_same_every_time_where_xla_is_told_to_be_deterministic(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")

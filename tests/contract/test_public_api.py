@@ -20,7 +20,7 @@ PUBLIC = {
     "attention layers mixer",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
     "extend init_cache fit_cache Cache LayerCache",
-    "physnet.models.transformer": "TransformerConfig init apply",
+    "physnet.models.transformer": "TransformerConfig init apply init_cache extend Cache",
 }
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names.split()]
 
