@@ -10,10 +10,10 @@ from lm.settings import Training
 from lm.step import initial_state, steps
 
 
-def of_a_step(model: Model, training: Training) -> int:
-    """Bytes that one training step needs beside its arguments and results."""
+def of_a_step(model: Model, training: Training, *, text: int) -> int:
+    """Bytes that one training step on a text of so many tokens needs beside arguments, results."""
     state = jax.eval_shape(lambda: initial_state(model, training))
-    tokens = jax.ShapeDtypeStruct((training.batch * training.block + 1,), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((text,), jnp.int32)
     first = jax.ShapeDtypeStruct((), jnp.int32)
     step = jax.jit(steps(model, training, training.steps_per_call), donate_argnums=0)
     # Buffers are assigned before machine code is made, so cheap code shows the same memory.
@@ -23,7 +23,7 @@ def of_a_step(model: Model, training: Training) -> int:
 
 
 def at_other_depths(
-    model: Model, training: Training, depths: tuple[int, ...], *, seconds: float = 60.0
+    model: Model, training: Training, depths: tuple[int, ...], *, text: int, seconds: float = 60.0
 ) -> dict[int, int]:
     """Bytes at other numbers of layers than the model's, upwards as long as time remains.
 
@@ -34,5 +34,5 @@ def at_other_depths(
     for depth in sorted(set(depths) - {model.config.layers}):
         if time.perf_counter() - began > seconds / 2:
             break
-        found[depth] = of_a_step(model.deeper(depth), training)
+        found[depth] = of_a_step(model.deeper(depth), training, text=text)
     return found

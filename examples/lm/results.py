@@ -99,7 +99,7 @@ def trained(
         seconds=done.seconds,
         layers=model.config.layers,
         memory={model.config.layers: done.memory}
-        | memory.at_other_depths(model, training, settings.depths),
+        | memory.at_other_depths(model, training, settings.depths, text=len(corpus.train)),
         experts=final.experts,
         curve=tuple(
             Point(record["step"], record["step"] * tokens, record["seconds"], record["loss"])

@@ -124,11 +124,11 @@ def test_the_memory_of_a_depth_is_that_of_a_program_made_to_run_fast(smoke, opti
     )
     training = settings.training
     state = jax.eval_shape(lambda: step.initial_state(model, training))
-    shapes = (training.batch * training.block + 1,), ()
+    shapes = (len(corpus.train),), ()
     tokens, first = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
     run = jax.jit(step.steps(model, training, training.steps_per_call), donate_argnums=0)
     fast = run.lower(state, tokens, first).compile()
-    found = memory.of_a_step(model, training)
+    found = memory.of_a_step(model, training, text=len(corpus.train))
     assert found == fast.memory_analysis().temp_size_in_bytes
     assert found == report["rows"][1]["memory"]["2"]
 

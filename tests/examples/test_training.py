@@ -274,12 +274,12 @@ def test_a_sample_follows_the_temperature():
 def test_memory_grows_with_the_depth_and_is_bounded_in_time():
     (model,) = rows.models(dataclasses.replace(PRESETS["smoke"], rows=("transformer",)), SIZE)
     training = dataclasses.replace(PRESETS["smoke"].training, batch=16, block=32)
-    one, two = (memory.of_a_step(model.deeper(layers), training) for layers in (1, 2))
+    one, two = (memory.of_a_step(model.deeper(layers), training, text=999) for layers in (1, 2))
     # Each layer keeps at least its input, queries, keys, values, weights and hidden activations.
     tokens, width, heads = 16 * 32, 32, 2
     assert two - one >= 4 * (tokens * (1 + 3 + 4) * width + 16 * heads * 32 * 32)
-    assert memory.at_other_depths(model, training, (1, 2)) == {1: one}
-    assert memory.at_other_depths(model, training, (1, 4), seconds=-1.0) == {}
+    assert memory.at_other_depths(model, training, (1, 2), text=999) == {1: one}
+    assert memory.at_other_depths(model, training, (1, 4), text=999, seconds=-1.0) == {}
 
 
 def test_gates_are_calibrated_before_each_call_from_the_text_alone():
