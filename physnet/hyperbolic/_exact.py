@@ -1,0 +1,62 @@
+"""Differences that plain arithmetic loses: 1 - c|x|^2 at the boundary, a small angle far out.
+
+Numbers are split into parts so short that their products are exact. `lax.reduce_precision` does it,
+which no compiler undoes; where a fused multiply-add replaces an exact product it changes nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from physnet.hyperbolic import _functions as fn
+
+
+def split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x = high + low, each of half the significant bits."""
+    info = jnp.finfo(x.dtype)
+    high = lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=(info.nmant - 1) // 2)
+    return high, x - high
+
+
+def gap(x: jax.Array, c: jax.Array) -> jax.Array:
+    """1 - c|x|^2, right to about eps^{3/2}: what is left is the rounding of x itself.
+
+    Outside the ball and within eps / 8 of its boundary it is eps / 8, with derivative 0.
+    """
+    plain = 1 - c * fn.square(x)
+    whole = plain + lax.stop_gradient(_gap(x, c) - plain)
+    return jnp.maximum(whole, jnp.finfo(x.dtype).eps / 8)
+
+
+def _gap(x: jax.Array, c: jax.Array) -> jax.Array:
+    """By sqrt(c) x = h + l: the h are multiples of 2^-k, so that the sum of h^2 is exact."""
+    s = jnp.sqrt(c)
+    (s1, s2), (x1, x2) = split(s), split(x)
+    grid = 2.0 ** ((jnp.finfo(x.dtype).nmant - 1) // 2)
+    h = jnp.round(s * x * grid) / grid
+    l = (s1 * x1 - h) + (s1 * x2 + s2 * x1) + s2 * x2
+    rest = (c - s1 * s1) - 2 * s1 * s2 - s2 * s2  # c - s^2
+    return (1 - fn.square(h)) - jnp.sum(l * (2 * h + l), -1, keepdims=True) - rest * fn.square(x)
+
+
+def perpendicular(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The part of x across y, relatively right to about eps however small it is; x where y = 0.
+
+    Gram-Schmidt twice, the first time with exact products.
+    """
+    length = fn.norm(y)
+    n = fn.unit(y, length)
+    along = fn.dot(x, n) / jnp.where(length > 0, length, jnp.ones_like(length))
+    return _remove(_minus(x, along, y), n)
+
+
+def _minus(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+    """x - t y with its first derivatives, as if t y were not rounded."""
+    (t1, t2), (y1, y2) = split(lax.stop_gradient(t)), split(lax.stop_gradient(y))
+    exact = ((lax.stop_gradient(x) - t1 * y1) - (t1 * y2 + t2 * y1)) - t2 * y2
+    plain = x - t * y
+    return plain + lax.stop_gradient(exact - plain)
+
+
+def _remove(w: jax.Array, n: jax.Array) -> jax.Array:
+    return w - n * fn.dot(w, n)

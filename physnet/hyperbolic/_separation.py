@@ -1,0 +1,86 @@
+"""The distance in polar coordinates, without cancellation near and without overflow far out.
+
+    sinh^2(D / 2) = sinh^2((r - r') / 2) + sinh r sinh r' sin^2(theta / 2),    r = 2 s |v|
+
+for tangent vectors v, v' at the origin and s = sqrt(c); D = s d.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from physnet.hyperbolic import _exact
+from physnet.hyperbolic import _functions as fn
+
+
+@jax.custom_jvp
+def separation(v: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
+    """D of tangent vectors v and w; the last axis, of length 1, is kept."""
+    a, b = fn.norm(v), fn.norm(w)
+    r, q, rho = 2 * s * a, 2 * s * b, _radial(v, w, a, b, s)
+    mean = 0.5 * (r + q)
+    # In units of exp(mean): sinh(rho / 2), sqrt(sinh r sinh q) sin(theta / 2) and sinh(D / 2).
+    radial = 0.5 * jnp.exp(-jnp.minimum(r, q)) * -jnp.expm1(-jnp.abs(rho))
+    across = 0.5 * fn.root(jnp.expm1(-2 * r) * jnp.expm1(-2 * q)) * half_sine(v, w, a, b)
+    size = fn.norm(jnp.concatenate(jnp.broadcast_arrays(radial, across), -1))
+    sinh = jnp.exp(jnp.minimum(mean, 80)) * size
+    near = sinh < 1
+    size = jnp.where(near, jnp.ones_like(size), size)
+    far = mean + jnp.log(size) + jnp.log1p(fn.root(1 + jnp.square(jnp.exp(-mean) / size)))
+    return 2 * jnp.where(near, jnp.arcsinh(sinh), far)
+
+
+def _radial(v: jax.Array, w: jax.Array, a: jax.Array, b: jax.Array, s: jax.Array) -> jax.Array:
+    """2 s (|v| - |w|), to the accuracy of v - w."""
+    return 2 * s * fn.dot(fn.unit(v + w, a + b), v - w)
+
+
+def half_sine(v: jax.Array, w: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """sin(theta / 2) for the angle between v and w of lengths a and b, also when it is tiny."""
+    n, m = fn.unit(v, a), fn.unit(w, b)
+    cosine = fn.dot(n, m)
+    sharp = cosine > 0
+    sine = fn.norm(_exact.perpendicular(v, w)) / jnp.where(a > 0, a, jnp.ones_like(a))
+    below = jnp.sqrt(2 * (1 + jnp.where(sharp, cosine, jnp.zeros_like(cosine))))
+    same = jnp.all(v == w, -1, keepdims=True)
+    return jnp.where(sharp, jnp.where(same, 0 * sine, sine / below), 0.5 * fn.norm(n - m))
+
+
+@separation.defjvp
+def _separation_jvp(primals, tangents):
+    v, w, s = primals
+    dv, dw, ds = tangents
+    distance = separation(v, w, s)
+    grad_v, grad_w = _gradients(v, w, s, distance)
+    ds = ds / s
+    return distance, fn.dot(grad_v, dv + ds * v) + fn.dot(grad_w, dw + ds * w)
+
+
+def _gradients(v: jax.Array, w: jax.Array, s: jax.Array, distance: jax.Array):
+    """Of D in v and w: 2 s ((sinh rho + 2 cosh r sinh q sin^2(theta/2)) n - sinh r sinh q e / r)
+    over sinh D, with n = v / |v| and e the part of w / |w| across n. Both are 0 where D is 0."""
+    a, b = fn.norm(v), fn.norm(w)
+    rho = _radial(v, w, a, b, s)
+    sine = half_sine(v, w, a, b)
+    return (
+        _gradient(v, w, a, b, s, rho, sine, distance),
+        _gradient(w, v, b, a, s, -rho, sine, distance),
+    )
+
+
+def _gradient(v, w, a, b, s, rho, sine, distance):
+    apart = distance > 0
+    d = jnp.where(apart, distance, jnp.ones_like(distance))
+    r, q = 2 * s * a, 2 * s * b
+    below = -jnp.expm1(-2 * d)  # sinh d = exp(d) below / 2
+    radial = (
+        -jnp.sign(rho) * jnp.exp(jnp.minimum(jnp.abs(rho) - d, 0)) * jnp.expm1(-2 * jnp.abs(rho))
+    )
+    lift = jnp.minimum(r + q - d, 85)
+    angular = jnp.square(jnp.exp(0.5 * lift) * sine) * (1 + jnp.exp(-2 * r)) * -jnp.expm1(-2 * q)
+    # (sinh r / r) sinh q / sinh d
+    off = r > 0
+    over = jnp.where(off, -jnp.expm1(-2 * r) / jnp.where(off, r, jnp.ones_like(r)), 2 - 2 * r)
+    across = 0.5 * jnp.exp(lift) * over * -jnp.expm1(-2 * q)
+    n, e = fn.unit(v, a), _exact.perpendicular(w, v) / jnp.where(b > 0, b, jnp.ones_like(b))
+    gradient = 2 * s * ((radial + angular) / below * n - across / below * e)
+    return jnp.where(apart, gradient, jnp.zeros_like(gradient))
