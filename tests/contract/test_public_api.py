@@ -9,13 +9,15 @@ import re
 import pytest
 
 PUBLIC = {
-    "physnet": "attention birman_schwinger greens models nn scattering",
+    "physnet": "attention birman_schwinger greens models nn optim scattering",
     "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
     "recurrence PropagateState",
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
     "physnet.scattering": "score pair_gate token_gate head_gate block_gate threshold_for_density "
     "schedule Schedule class_edges class_of default_edges block_order as_score as_threshold",
     "physnet.attention": "scattering_attention block_sparse_attention",
+    "physnet.optim": "riemannian_adam riemannian_sgd ema_midpoint RiemannianAdamState "
+    "RiemannianSGDState EmaMidpoint EmaMidpointState",
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
     "attention layers mixer",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
