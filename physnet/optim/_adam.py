@@ -107,8 +107,8 @@ def riemannian_adam(
     """
     chart = _charts.chart(coordinates, curvature, retraction, project_eps)
     for name, value in (("b1", b1), ("b2", b2)):
-        _charts.in_range(name, value, 0, 1)
-    _charts.in_range("eps", eps, 0, float("inf"))
+        _charts.in_range(name, value, 0.0, 1.0)
+    _charts.in_range("eps", eps, 0.0, float("inf"))
 
     def init(params: Any) -> RiemannianAdamState:
         _charts.points("riemannian_adam", params)

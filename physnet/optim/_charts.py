@@ -94,10 +94,10 @@ def chart(
     """The chart of that name, its options checked."""
     _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
     _checks.one_of("retraction", retraction, ("exponential", "first_order"))
-    in_range("curvature", curvature, 0, float("inf"), open_below=True)
+    in_range("curvature", curvature, 0.0, float("inf"), open_below=True)
     if coordinates == "ball":
         if project_eps is not None:
-            in_range("project_eps", project_eps, 0, 1, open_below=True)
+            in_range("project_eps", project_eps, 0.0, 1.0, open_below=True)
         return Ball(curvature, retraction, project_eps)
     if retraction != "exponential":
         raise ValueError("coordinates='tangent' has retraction='exponential' alone")

@@ -57,8 +57,8 @@ def ema_midpoint(
     centroid without tokens stays, and its mass decays.
 
     T - sqrt(c)|S| and not T carries the radius far out. It is formed as a sum of positive terms
-    around the new direction, so in "tangent" coordinates float32 keeps radii to 1e-6 up to a
-    distance of 10 / sqrt(c) and angles as they are stored; sums overflow beyond 80 / sqrt(c).
+    around the new direction: with "tangent" coordinates float32 keeps radii sqrt(c) d(0, x) to
+    1e-6 up to 7, to 2e-5 at 10, 2e-4 at 12, and angles to 2e-7. Sums overflow beyond 80.
     A NaN token makes its centroid NaN, and no other.
 
     Args:
@@ -90,12 +90,12 @@ def ema_midpoint(
         2017, appendix A.1, for the average in flat space.
     """
     _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
-    _charts.in_range("decay", decay, 0, 1)
-    _charts.in_range("curvature", curvature, 0, float("inf"), open_below=True)
+    _charts.in_range("decay", decay, 0.0, 1.0)
+    _charts.in_range("curvature", curvature, 0.0, float("inf"), open_below=True)
 
     def init(centroids: Float[Array, "k d"], *, mass: ArrayLike = 1.0) -> EmaMidpointState:
         centroids = _matrix("centroids", centroids)
-        _charts.in_range("mass", mass, 0, float("inf"))
+        _charts.in_range("mass", mass, 0.0, float("inf"))
         mass = jnp.broadcast_to(jnp.asarray(mass, centroids.dtype), centroids.shape[:1])
         return EmaMidpointState(centroids, mass)
 

@@ -83,7 +83,7 @@ def riemannian_sgd(
     """
     chart = _charts.chart(coordinates, curvature, retraction, project_eps)
     if momentum is not None:
-        _charts.in_range("momentum", momentum, 0, 1)
+        _charts.in_range("momentum", momentum, 0.0, 1.0)
     elif nesterov:
         raise ValueError("nesterov=True needs a momentum, got momentum=None")
 
