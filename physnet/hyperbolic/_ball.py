@@ -1,7 +1,7 @@
 """The ball's maps in forms that add positive terms, so that little cancels at the boundary.
 
-Points x, y and the curvature c broadcast; p = y - x, g = 1 - c|x|^2, and s^2 = sinh^2(sqrt(c) d / 2)
-= c|p|^2 / (g_x g_y) throughout.
+Points x, y and the curvature c broadcast; p = y - x, g = 1 - c|x|^2, and
+s^2 = sinh^2(sqrt(c) d / 2) = c|p|^2 / (g_x g_y) throughout.
 """
 
 import jax
@@ -34,6 +34,11 @@ def distance(x: jax.Array, y: jax.Array, c: jax.Array) -> jax.Array:
 def from_tangent(v: jax.Array, c: jax.Array) -> jax.Array:
     """exp_0(v)."""
     return v * fn.tanh_quotient(c * fn.square(v), jnp.sqrt(c) * fn.norm(v))
+
+
+def to_space(x: jax.Array, c: jax.Array) -> jax.Array:
+    """sinh(r) u / sqrt(c), the space part of the point on the hyperboloid."""
+    return 2 * x / _exact.gap(x, c)
 
 
 def to_tangent(x: jax.Array, c: jax.Array) -> jax.Array:

@@ -35,6 +35,22 @@ def of_ball(x: jax.Array, weights: jax.Array, c: jax.Array) -> jax.Array:
     return total.space / (jnp.where(below > 0, below, jnp.ones_like(below)) * s[..., 0, :])
 
 
+def of_klein(k: jax.Array, weights: jax.Array, c: jax.Array) -> jax.Array:
+    """The same in the Klein model: the mean with weights w cosh r."""
+    weights = weights / jnp.sqrt(_exact.gap(k, c))
+    whole = jnp.sum(weights, -2)
+    return jnp.sum(weights * k, -2) / jnp.where(whole > 0, whole, jnp.ones_like(whole))
+
+
+def of_space(x: jax.Array, weights: jax.Array, c: jax.Array) -> jax.Array:
+    """The same for space parts of points on the hyperboloid."""
+    s = jnp.sqrt(c)
+    length, time = s * fn.norm(x), jnp.sqrt(1 + c * fn.square(x))
+    total = _sum(time, s * x, 1 / (time + length), length, fn.unit(x, fn.norm(x)), weights)
+    mass = fn.root(total.time + total.length) * fn.root(total.less)
+    return total.space / (jnp.where(mass > 0, mass, jnp.ones_like(mass)) * s[..., 0, :])
+
+
 def of_tangents(v: jax.Array, weights: jax.Array, c: jax.Array) -> jax.Array:
     """The same in polar coordinates; what is summed is in units of exp(the largest radius)."""
     s = jnp.sqrt(c)

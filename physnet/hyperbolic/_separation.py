@@ -56,31 +56,42 @@ def _separation_jvp(primals, tangents):
 
 
 def _gradients(v: jax.Array, w: jax.Array, s: jax.Array, distance: jax.Array):
-    """Of D in v and w: 2 s ((sinh rho + 2 cosh r sinh q sin^2(theta/2)) n - sinh r sinh q e / r)
-    over sinh D, with n = v / |v| and e the part of w / |w| across n. Both are 0 where D is 0."""
-    a, b = fn.norm(v), fn.norm(w)
-    rho = _radial(v, w, a, b, s)
-    sine = half_sine(v, w, a, b)
-    return (
-        _gradient(v, w, a, b, s, rho, sine, distance),
-        _gradient(w, v, b, a, s, -rho, sine, distance),
-    )
+    """Of D in v and w; 0 where D is 0."""
+    sine = half_sine(v, w, fn.norm(v), fn.norm(w))
+    return _gradient(v, w, s, sine, distance), _gradient(w, v, s, sine, distance)
 
 
-def _gradient(v, w, a, b, s, rho, sine, distance):
+def _gradient(v, w, s, sine, distance):
     apart = distance > 0
     d = jnp.where(apart, distance, jnp.ones_like(distance))
-    r, q = 2 * s * a, 2 * s * b
-    below = -jnp.expm1(-2 * d)  # sinh d = exp(d) below / 2
-    radial = (
-        -jnp.sign(rho) * jnp.exp(jnp.minimum(jnp.abs(rho) - d, 0)) * jnp.expm1(-2 * jnp.abs(rho))
-    )
-    lift = jnp.minimum(r + q - d, 85)
-    angular = jnp.square(jnp.exp(0.5 * lift) * sine) * (1 + jnp.exp(-2 * r)) * -jnp.expm1(-2 * q)
-    # (sinh r / r) sinh q / sinh d
+    radial, across = directions(v, w, s, sine, d)
+    r = 2 * s * fn.norm(v)
     off = r > 0
-    over = jnp.where(off, -jnp.expm1(-2 * r) / jnp.where(off, r, jnp.ones_like(r)), 2 - 2 * r)
-    across = 0.5 * jnp.exp(lift) * over * -jnp.expm1(-2 * q)
-    n, e = fn.unit(v, a), _exact.perpendicular(w, v) / jnp.where(b > 0, b, jnp.ones_like(b))
-    gradient = 2 * s * ((radial + angular) / below * n - across / below * e)
+    sinhc = jnp.where(off, jnp.sinh(r) / jnp.where(off, r, jnp.ones_like(r)), jnp.ones_like(r))
+    gradient = 2 * s * (radial + sinhc * across) / jnp.expm1(-2 * d)
     return jnp.where(apart, gradient, jnp.zeros_like(gradient))
+
+
+def directions(v, w, s, sine, distance):
+    """The parts along and across n = v / |v| of the unit vector at v towards w, times
+    1 - exp(-2D) and so smooth at D = 0:
+
+        -(sinh(r - q) + 2 cosh r sinh q sin^2(theta / 2)) n + sinh q e    over sinh D
+
+    for radii r of v and q of w, with e the part of w / |w| across n. At v = 0 all is across.
+    """
+    a, b = fn.norm(v), fn.norm(w)
+    r, q, rho = 2 * s * a, 2 * s * b, _radial(v, w, a, b, s)
+    n, size = fn.unit(v, a), jnp.abs(rho)
+    apart = size > 0
+    slope = jnp.expm1(-2 * size) / jnp.where(apart, size, jnp.ones_like(size))
+    slope = jnp.where(apart, slope, jnp.full_like(size, -2))
+    straight = rho * slope * jnp.exp(size - distance)
+    lift = jnp.exp(0.5 * jnp.minimum(r + q - distance, 85))
+    bent = jnp.square(lift * sine) * (1 + jnp.exp(-2 * r)) * jnp.expm1(-2 * q)
+    off = b > 0
+    at_origin = jnp.where(off, jnp.zeros_like(b), 2 * s * fn.dot(w, n))  # |w| has no derivative
+    along = straight + bent + (1 + jnp.exp(-2 * r)) * at_origin
+    rate = jnp.where(off, -jnp.expm1(-2 * q) / jnp.where(off, b, jnp.ones_like(b)), 4 * s)
+    across = jnp.exp(q - distance) * rate * _exact.perpendicular(w, v)
+    return along * n, across
