@@ -1,4 +1,4 @@
-"""The point with the least sum of squared distances, and its derivatives from the condition for it."""
+"""The point with the least sum of squared distances, and its derivatives from that condition."""
 
 from functools import partial
 from typing import Literal

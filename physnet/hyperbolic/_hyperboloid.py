@@ -20,7 +20,9 @@ def prepare(curvature: Any, **points: Any) -> tuple[list[jax.Array], jax.Array, 
     arrays, c, dtype = _arguments.prepare(curvature, **points)
     for name, array in zip(points, arrays, strict=True):
         if array.shape[-1] < 2:
-            raise ValueError(f"{name} must have shape (..., d + 1), d > 0, got {points[name].shape}")
+            raise ValueError(
+                f"{name} must have shape (..., d + 1), d > 0, got {points[name].shape}"
+            )
     return arrays, c, dtype
 
 
@@ -57,8 +59,8 @@ def project(s: jax.Array, c: jax.Array, dtype: jnp.dtype, log_scale: ArrayLike) 
 def half_sinh_square(x: jax.Array, y: jax.Array, c: jax.Array) -> jax.Array:
     """sinh^2(sqrt(c) d / 2) of space parts x and y, smooth also where they meet.
 
-        (|x-y|^2 + c|x^y|^2) / ((t+t')^2 - |x-y|^2)                  the angle is acute
-        ((|x|^2 + |y|^2 + c|x|^2|y|^2) / (c t t' + 1) - x.y) c / 2    else
+    (|x-y|^2 + c|x^y|^2) / ((t+t')^2 - |x-y|^2)                  the angle is acute
+    ((|x|^2 + |y|^2 + c|x|^2|y|^2) / (c t t' + 1) - x.y) c / 2    else
     """
     a, b, inner = c * fn.square(x), c * fn.square(y), c * fn.dot(x, y)
     product = jnp.sqrt(1 + a) * jnp.sqrt(1 + b)

@@ -1,6 +1,6 @@
 """The Klein ball c|k|^2 < 1 of sectional curvature -c: geodesics and bisectors are straight.
 
-    k = 2x / (1 + c|x|^2) = tanh(r) u / sqrt(c)    for x in the Poincare ball, r the radius, u = x/|x|
+    k = 2x / (1 + c|x|^2) = tanh(r) u / sqrt(c)    for x in the Poincare ball, r = sqrt(c) d(0, x)
 
 Convenient, and the first to lose the boundary: in float32 radii beyond 8 cannot be told apart.
 """
@@ -50,8 +50,8 @@ def from_poincare(x: Float[Array, "*#a d"], *, curvature: ArrayLike = 1.0) -> Fl
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(from_poincare(jnp.array([0.5, 0.0])))
-        [0.8 0. ]
+        >>> print(f"{from_poincare(jnp.array([0.5, 0.0]))[0]:.4f}")
+        0.8000
     """
     (x,), c, dtype = _arguments.prepare(curvature, x=x)
     return _ball.project(2 * x / (1 + c * fn.square(x)), c, dtype).astype(dtype)
@@ -72,8 +72,8 @@ def to_poincare(k: Float[Array, "*#a d"], *, curvature: ArrayLike = 1.0) -> Floa
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(to_poincare(jnp.array([0.8, 0.0])))
-        [0.5 0. ]
+        >>> print(f"{to_poincare(jnp.array([0.8, 0.0]))[0]:.4f}")
+        0.5000
     """
     (k,), c, dtype = _arguments.prepare(curvature, k=k)
     return _ball.project(k / (1 + jnp.sqrt(_exact.gap(k, c))), c, dtype).astype(dtype)
@@ -177,8 +177,8 @@ def midpoint(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(midpoint(jnp.array([[0.0, 0.0], [0.8, 0.0]])))
-        [0.5 0. ]
+        >>> print(f"{midpoint(jnp.array([[0.0, 0.0], [0.8, 0.0]]))[0]:.4f}")
+        0.5000
 
     References:
         Ungar, A Gyrovector Space Approach to Hyperbolic Geometry (2009), chapter 5.

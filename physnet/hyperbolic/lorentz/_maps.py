@@ -11,7 +11,7 @@ from physnet.hyperbolic import _functions as fn
 def distance(
     x: Float[Array, "*#a m"], y: Float[Array, "*#b m"], *, curvature: ArrayLike = 1.0
 ) -> Float[Array, "*e"]:
-    r"""Length of the geodesic between two points, arcosh(-c <x, y>) / sqrt(c), without cancellation.
+    r"""Length of the geodesic between two points, arcosh(-c <x, y>) / sqrt(c), nothing cancels.
 
         sinh^2(sqrt(c) d / 2) = (c|p|^2 + c^2 |s^s'|^2) / (2 (1 + c t t' + c s.s')),    p = s - s'
 
@@ -44,11 +44,11 @@ def distance(
 def expmap(
     x: Float[Array, "*#a m"], v: Float[Array, "*#b m"], *, curvature: ArrayLike = 1.0
 ) -> Float[Array, "*e m"]:
-    r"""The end of the geodesic that leaves x with velocity v: cosh(a) x + sinh(a) v / a, a^2 = c<v,v>.
+    r"""The end of the geodesic that leaves x with velocity v: cosh(a) x + sinh(a) v / a.
 
     Args:
         x: (..., d + 1).
-        v: (..., d + 1), tangent at x: <x, v> = 0.
+        v: (..., d + 1), tangent at x: <x, v> = 0. a = sqrt(c <v, v>).
         curvature: As in `distance`.
 
     Returns:
@@ -146,7 +146,9 @@ def transport(
     *,
     curvature: ArrayLike = 1.0,
 ) -> Float[Array, "*e m"]:
-    r"""The tangent vector v at x carried to y along their geodesic: v + <y,v> (x+y) / (1/c - <x,y>).
+    r"""The tangent vector v at x carried to y along their geodesic.
+
+        v + c <y, v> (x + y) / (1 - c <x, y>)
 
     Args:
         x, y: (..., d + 1).
