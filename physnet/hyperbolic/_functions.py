@@ -57,7 +57,7 @@ def _even(function: Callable, coefficients: list[float]) -> Callable:
 
 
 _TERMS = range(6)
-tanh_quotient = _even(jnp.tanh, [1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925])
+tanh_quotient = _even(jnp.tanh, [1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925])
 sinh_quotient = _even(jnp.sinh, [1 / math.factorial(2 * n + 1) for n in _TERMS])
 asinh_quotient = _even(
     jnp.arcsinh,

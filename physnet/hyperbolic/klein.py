@@ -28,7 +28,7 @@ def project(k: Float[Array, "*#a d"], *, curvature: ArrayLike = 1.0) -> Float[Ar
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(f"{1 - project(jnp.array([2.0, 0.0]))[0]:.1e}")
+        >>> print(f"{1 - project(jnp.array([2.0, 0.0], jnp.float32))[0]:.1e}")
         4.8e-07
     """
     (k,), c, dtype = _arguments.prepare(curvature, k=k)
