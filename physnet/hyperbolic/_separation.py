@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from physnet.hyperbolic import _exact
 from physnet.hyperbolic import _functions as fn
 
+_CAP = 80.0  # of exponents: exp(80) is finite in float32
+
 
 @jax.custom_jvp
 def separation(v: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
@@ -22,7 +24,7 @@ def separation(v: jax.Array, w: jax.Array, s: jax.Array) -> jax.Array:
     radial = 0.5 * jnp.exp(-jnp.minimum(r, q)) * -jnp.expm1(-jnp.abs(rho))
     across = 0.5 * fn.root(jnp.expm1(-2 * r) * jnp.expm1(-2 * q)) * half_sine(v, w, a, b)
     size = fn.norm(jnp.concatenate(jnp.broadcast_arrays(radial, across), -1))
-    sinh = jnp.exp(jnp.minimum(mean, 80)) * size
+    sinh = jnp.exp(jnp.minimum(mean, _CAP)) * size
     near = sinh < 1
     size = jnp.where(near, jnp.ones_like(size), size)
     far = mean + jnp.log(size) + jnp.log1p(fn.root(1 + jnp.square(jnp.exp(-mean) / size)))
@@ -66,8 +68,7 @@ def _gradient(v, w, s, sine, distance):
     d = jnp.where(apart, distance, jnp.ones_like(distance))
     radial, across = directions(v, w, s, sine, d)
     r = 2 * s * fn.norm(v)
-    off = r > 0
-    sinhc = jnp.where(off, jnp.sinh(r) / jnp.where(off, r, jnp.ones_like(r)), jnp.ones_like(r))
+    sinhc = fn.sinh_quotient(r * r, jnp.minimum(r, _CAP))
     gradient = 2 * s * (radial + sinhc * across) / jnp.expm1(-2 * d)
     return jnp.where(apart, gradient, jnp.zeros_like(gradient))
 
@@ -87,11 +88,11 @@ def directions(v, w, s, sine, distance):
     slope = jnp.expm1(-2 * size) / jnp.where(apart, size, jnp.ones_like(size))
     slope = jnp.where(apart, slope, jnp.full_like(size, -2))
     straight = rho * slope * jnp.exp(size - distance)
-    lift = jnp.exp(0.5 * jnp.minimum(r + q - distance, 85))
+    lift = jnp.exp(0.5 * jnp.minimum(r + q - distance, _CAP))
     bent = jnp.square(lift * sine) * (1 + jnp.exp(-2 * r)) * jnp.expm1(-2 * q)
     off = b > 0
     at_origin = jnp.where(off, jnp.zeros_like(b), 2 * s * fn.dot(w, n))  # |w| has no derivative
     along = straight + bent + (1 + jnp.exp(-2 * r)) * at_origin
     rate = jnp.where(off, -jnp.expm1(-2 * q) / jnp.where(off, b, jnp.ones_like(b)), 4 * s)
-    across = jnp.exp(q - distance) * rate * _exact.perpendicular(w, v)
+    across = jnp.exp(jnp.minimum(q - distance, _CAP)) * rate * _exact.perpendicular(w, v)
     return along * n, across
