@@ -57,7 +57,8 @@ def kmeans(
         >>> from physnet import hyperbolic
         >>> near = 0.01 * jax.random.normal(jax.random.key(0), (2, 50, 2))
         >>> points = (near + jnp.array([[[0.9, 0.0]], [[-0.9, 0.0]]])).reshape(100, 2)
-        >>> found = hyperbolic.kmeans(points, 2, key=jax.random.key(1))
+        >>> kmeans = jax.jit(hyperbolic.kmeans, static_argnums=1)
+        >>> found = kmeans(points, 2, key=jax.random.key(1))
         >>> [int(x) for x in jnp.sort(jnp.bincount(found.labels, length=2))]
         [50, 50]
         >>> [f"{abs(x):.2f}" for x in found.centroids[:, 0]]
@@ -95,7 +96,7 @@ def kmeans(
 
 
 def nearest(points: Array, centroids: Array) -> tuple[Array, Array]:
-    """Label and distance (n,) of the nearest centroid: tangents, curvature -1, a few rows at a time."""
+    """Label and distance (n,) of the nearest centroid; tangents, curvature -1."""
 
     def of_one(point):
         distance = polar.distance(point, centroids)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 def midpoints(points: jax.Array, group: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
     """The midpoint of each group, and its size.
 
-    Points on the hyperboloid are (cosh r, u sinh r) with r = 2 |v| and u = v / |v|; the midpoint has
-    the direction of their sum (t, s). Its radius atanh(|s| / t) comes from t - |s| as a sum of
-    positive terms: far out the difference of the two would be lost.
+    Points on the hyperboloid are (cosh r, u sinh r) with r = 2 |v| and u = v / |v|; the midpoint
+    has the direction of their sum (t, s). Its radius atanh(|s| / t) comes from t - |s| as a sum
+    of positive terms: far out the difference of the two would be lost.
 
     Args:
         points: (n, d), curvature -1.

@@ -1,9 +1,10 @@
-r"""Exact nearest centroids in hyperbolic space by a tree: few distances where the data are a hierarchy.
+r"""Exact nearest centroids in hyperbolic space by a tree, from few distances.
 
-Every node has up to eight children, each with a centre; a centroid belongs to the child whose centre
-is nearest, level by level. A child is left out where no centroid in it can be nearer than what is
-known, by two bounds on the distance from x to its cell: d(x, G_j) less the cell's radius, and the
-distance to the hyperplane that parts G_j from a sibling G_i, which all of the cell lies beyond,
+Every node has up to eight children, each with a centre; a centroid belongs to the child whose
+centre is nearest, level by level. A child is left out where no centroid in it can be nearer than
+what is known, by two bounds on the distance from x to its cell: d(x, G_j) less the cell's radius,
+and the distance to the hyperplane that parts G_j from a sibling G_i, which all of the cell lies
+beyond,
 
 .. math:: \sinh d \ge \frac{\cosh d(x, G_j) - \cosh d(x, G_i)}{2 \sinh (d(G_i, G_j) / 2)}.
 
@@ -53,7 +54,7 @@ def build(
 ) -> Tree:
     """The tree of centroids in tangent coordinates.
 
-    Shapes depend on E and d alone, so trees can be built anew under `jit` when centroids have moved.
+    Shapes depend on E and d alone: under `jit` trees are built anew when centroids have moved.
 
     Args:
         centroids: (E, d) tangents v at the origin, for the points exp_0(v).
@@ -67,7 +68,8 @@ def build(
         >>> import jax
         >>> from physnet.hyperbolic import tree
         >>> centroids = jax.random.normal(jax.random.key(0), (200, 2))
-        >>> found = tree.search(tree.build(centroids, key=jax.random.key(1)), centroids[:3])
+        >>> built = jax.jit(tree.build)(centroids, key=jax.random.key(1))
+        >>> found = jax.jit(tree.search)(built, centroids[:3])
         >>> [int(i) for i in found.index[:, 0]]
         [0, 1, 2]
     """
@@ -192,7 +194,7 @@ def _best_first(tree: Tree, x: Array, top_k: int, limit: int):
     n, nodes = len(x), len(tree.radius)
     inner = len(tree.apart) - 1  # nodes with children, the root aside, are the first
     slots = 1 + CHILDREN * limit
-    step = jnp.arange(CHILDREN, dtype=jnp.int32)
+    step = jnp.arange(CHILDREN, dtype=jnp.int32)[None]
     start = _Open(
         jnp.full((n, slots), jnp.inf, x.dtype).at[:, 0].set(0.0),
         jnp.full((n, slots), nodes, jnp.int32),
@@ -236,7 +238,7 @@ def _best_first(tree: Tree, x: Array, top_k: int, limit: int):
         new = jnp.where(real & ~is_leaf[:, None], new, jnp.inf)
         again = is_leaf & (begin + CHILDREN < end)
         left = jnp.where(is_open & ~again, jnp.inf, bound)
-        here = jnp.arange(slots) == at[:, None]
+        here = jnp.arange(slots, dtype=jnp.int32)[None] == at[:, None]
         child = jnp.minimum(row, nodes - 1)
         cells = _Open(
             _write(jnp.where(here, left[:, None], cells.bound), new, t),
@@ -256,19 +258,18 @@ def _best_first(tree: Tree, x: Array, top_k: int, limit: int):
 
 
 def _write(slots: Array, new: Array, t: Array) -> Array:
-    return lax.dynamic_update_slice(slots, new.astype(slots.dtype), (0, 1 + CHILDREN * t))
+    return lax.dynamic_update_slice_in_dim(slots, new, 1 + CHILDREN * t, axis=1)
 
 
 def _bounds(tree: Tree, away: Array, row: Array, parent: Array) -> Array:
     """The least distance (n, 8) that a centroid of a child can have."""
+    nearest, near = nearest_of(away)
     ball = away - tree.radius[jnp.minimum(row, len(tree.radius) - 1)]
+    between = jnp.take_along_axis(tree.apart[parent], nearest[:, None, None], axis=2)[:, :, 0]
     far = jnp.where(jnp.isfinite(away), away, 0.0)
-    near = jnp.where(jnp.isfinite(away), away, jnp.inf)[:, None, :]
-    rise = jnp.sinh(jnp.maximum(far[:, :, None] - near, 0.0) / 2)
-    rise = rise * jnp.sinh(jnp.where(rise > 0, far[:, :, None] + near, 0.0) / 2)
-    between = tree.apart[parent]
-    beyond = jnp.max(rise / jnp.where(between > 0, between, jnp.inf), axis=2)
-    beyond = jnp.arcsinh(beyond)
+    near = jnp.where(jnp.isfinite(near), near, 0.0)[:, None]
+    rise = jnp.sinh((far + near) / 2) * jnp.sinh((far - near) / 2)
+    beyond = jnp.arcsinh(rise / jnp.where(between > 0, between, jnp.inf))
     bound = jnp.maximum(ball, beyond)
     return bound - 1e-5 * (1 + far)
 

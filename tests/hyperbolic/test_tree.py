@@ -1,0 +1,115 @@
+"""The tree of centroids finds what a comparison with all of them finds."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hierarchies import distances, grow, moved, tangents
+
+from physnet.hyperbolic import tree
+
+KEY = jax.random.key(0)
+build = jax.jit(functools.partial(tree.build, key=KEY))
+search = jax.jit(tree.search, static_argnames=("top_k", "limit", "rows"))
+
+
+def hierarchy(count, dim, *, tokens, step=2.5, noise=0.3, dtype=np.float32):
+    """Centroids that form a tree and tokens near some of them: tangents, rounded to a dtype."""
+    x = grow(count, dim, branching=8, step=step, seed=dim)
+    r = np.random.default_rng(1)
+    apart = noise * r.normal(size=(tokens, dim)) / np.sqrt(dim)
+    points = moved(x[r.integers(0, count, tokens)], apart)
+    return tuple(tangents(a).astype(dtype).astype(np.float64) for a in (x, points))
+
+
+def check(centroids, points, found, curvature=1.0, tolerance=1e-3):
+    """Indices are distinct, and no other centroid is nearer by more than the tolerance."""
+    root = np.sqrt(curvature)
+    away = distances(root * points, root * centroids) / root
+    k = found.index.shape[1]
+    least = np.sort(away, axis=1)[:, :k]
+    got = np.take_along_axis(away, np.asarray(found.index), axis=1)
+    assert np.max(got - least) <= tolerance
+    np.testing.assert_allclose(found.distance, got, atol=tolerance)
+    assert all(len(set(row)) == k for row in np.asarray(found.index))
+
+
+@pytest.mark.parametrize("dim", [4, 16])
+def test_few_distances_on_a_hierarchy(dim):
+    centroids, points = hierarchy(16384, dim, tokens=512)
+    found = search(build(jnp.asarray(centroids, jnp.float32)), jnp.asarray(points, jnp.float32))
+    check(centroids, points, found)
+    assert np.mean(found.evaluations) <= 60
+
+
+def test_without_a_hierarchy_all_are_compared_and_the_answer_is_right():
+    r = np.random.default_rng(0)
+    centroids, points = r.normal(size=(600, 16)), r.normal(size=(40, 16))
+    found = search(build(jnp.asarray(centroids, jnp.float32)), jnp.asarray(points, jnp.float32))
+    check(centroids, points, found)
+    opened = search(
+        build(jnp.asarray(centroids, jnp.float32)), jnp.asarray(points, jnp.float32), limit=3
+    )
+    check(centroids, points, opened)
+    assert not np.any(opened.certified)
+    assert np.all(opened.evaluations >= 600)
+
+
+def test_the_nearest_few():
+    centroids, points = hierarchy(300, 3, tokens=50)
+    found = search(
+        build(jnp.asarray(centroids, jnp.float32), curvature=0.4),
+        jnp.asarray(points, jnp.float32),
+        top_k=3,
+        rows=16,
+    )
+    check(centroids, points, found, curvature=0.4)
+
+
+@pytest.mark.parametrize(("count", "top_k"), [(1, 1), (9, 9)])
+def test_few_centroids(count, top_k):
+    r = np.random.default_rng(count)
+    centroids, points = r.normal(size=(count, 2)), r.normal(size=(5, 2))
+    found = search(
+        build(jnp.asarray(centroids, jnp.float32)), jnp.asarray(points, jnp.float32), top_k=top_k
+    )
+    check(centroids, points, found, tolerance=1e-5)
+
+
+def test_centroids_that_coincide_and_a_token_on_one():
+    centroids = jnp.concatenate([jnp.zeros((50, 3)), jnp.ones((30, 3))])
+    found = search(build(centroids), jnp.asarray([[0.0, 0, 0], [1.0, 1, 1], [0.9, 1, 1]]))
+    assert [int(i) >= 50 for i in found.index[:, 0]] == [False, True, True]
+    np.testing.assert_allclose(found.distance[:2], 0, atol=1e-6)
+
+
+def test_far_out_and_in_float64():
+    with jax.enable_x64(True):
+        centroids, points = hierarchy(500, 4, tokens=60, step=5.0, dtype=np.float64)
+        found = search(build(jnp.asarray(centroids)), jnp.asarray(points))
+        check(centroids, points, found, tolerance=1e-9)
+
+
+def test_under_vmap():
+    r = np.random.default_rng(0)
+    centroids = jnp.asarray(r.normal(size=(2, 100, 3)), jnp.float32)
+    points = jnp.asarray(r.normal(size=(2, 7, 3)), jnp.float32)
+    both = jax.jit(jax.vmap(lambda c, x: tree.search(tree.build(c, key=KEY), x)))(centroids, points)
+    for i in range(2):
+        alone = search(build(centroids[i]), points[i])
+        np.testing.assert_array_equal(both.index[i], alone.index)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (lambda t: tree.build(jnp.zeros((0, 3)), key=KEY), "not empty"),
+        (lambda t: tree.search(t, jnp.zeros((4, 2))), "points must have the shape"),
+        (lambda t: tree.search(t, jnp.zeros((4, 3)), top_k=11), "top_k must be between 1 and 10"),
+    ],
+)
+def test_errors(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        arguments(build(jnp.ones((10, 3))))
