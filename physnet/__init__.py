@@ -14,6 +14,7 @@ from physnet import attention as attention
 from physnet import birman_schwinger as birman_schwinger
 from physnet import greens as greens
 from physnet import hyperbolic as hyperbolic
+from physnet import moe as moe
 from physnet import scattering as scattering
 
 if _typing.TYPE_CHECKING:

@@ -9,7 +9,7 @@ import re
 import pytest
 
 PUBLIC = {
-    "physnet": "attention birman_schwinger greens hyperbolic models nn optim scattering",
+    "physnet": "attention birman_schwinger greens hyperbolic models moe nn optim scattering",
     "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
     "recurrence PropagateState",
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
@@ -24,6 +24,7 @@ PUBLIC = {
     "from_poincare to_poincare from_tangent to_tangent midpoint",
     "physnet.hyperbolic.polar": "distance to_poincare from_poincare midpoint",
     "physnet.attention": "scattering_attention block_sparse_attention",
+    "physnet.moe": "route gate Routing apply ball_expert load Load",
     "physnet.optim": "riemannian_adam riemannian_sgd ema_midpoint RiemannianAdamState "
     "RiemannianSGDState EmaMidpoint EmaMidpointState",
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
