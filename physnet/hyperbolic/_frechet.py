@@ -79,8 +79,8 @@ def _mean(steps: int, tolerance: float, v: jax.Array, weights: jax.Array, s: jax
 
     def descend(state):
         mean, before, active, step = state
-        pull = _sum(weights * _towards(mean, v, s)[0])
-        p = _solve(_hessian(mean, v, weights, s), pull)
+        towards, distance = _towards(mean, v, s)
+        p = _solve(_hessian(towards, distance, weights), _sum(weights * towards))
         moved = fn.norm(p)
         p = p / jnp.maximum(moved, 1)
         stalled = (moved < 0.05) & (moved > 0.5 * before)
@@ -97,10 +97,11 @@ def _mean_jvp(steps, tolerance, primals, tangents):
     mean = _mean(steps, tolerance, v, weights, s)
 
     def pull(v, weights, s):
-        return _sum(weights * _towards(mean, v, s)[0])
+        towards, distance = _towards(mean, v, s)
+        return _sum(weights * towards), (towards, distance)
 
-    _, change = jax.jvp(pull, primals, tangents)
-    p = _solve(_hessian(mean, v, weights, s), change)
+    _, change, (towards, distance) = jax.jvp(pull, primals, tangents, has_aux=True)
+    p = _solve(_hessian(towards, distance, weights), change)
     return mean, _velocity(mean, p, s)
 
 
@@ -130,15 +131,15 @@ def _half_slope(a: jax.Array) -> jax.Array:
     return jnp.where(off, safe / -jnp.expm1(-2 * safe), jnp.full_like(a, 0.5))
 
 
-def _hessian(m: jax.Array, v: jax.Array, weights: jax.Array, s: jax.Array) -> jax.Array:
+def _hessian(towards: jax.Array, a: jax.Array, weights: jax.Array) -> jax.Array:
     """sum_i w_i (a coth a + (1 - a coth a) e e^T), e the unit vector towards point i; 1 without."""
-    towards, a = _towards(m, v, s)
     across = (1 + jnp.exp(-2 * a)) * _half_slope(a)
     e = fn.unit(towards, a)
     total = _sum(weights * across)
     total = jnp.where(total > 0, total, jnp.ones_like(total))
     outer = jnp.einsum("...ni,...nj->...ij", weights * (1 - across) * e, e)
-    return outer + jnp.expand_dims(jnp.eye(m.shape[-1], dtype=m.dtype), range(m.ndim - 2)) * total
+    eye = jnp.eye(towards.shape[-1], dtype=towards.dtype)
+    return outer + jnp.expand_dims(eye, range(outer.ndim - 2)) * total
 
 
 def _velocity(m: jax.Array, p: jax.Array, s: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Hyperbolic geometry in float64 NumPy, by the textbook's definitions; c is a number or (..., 1)."""
+"""Hyperbolic geometry in float64 NumPy, by the definitions; c is a number or (..., 1)."""
 
 import functools
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from physnet.hyperbolic import lorentz, poincare, polar
 
-CURVATURE, X, Y, V, W = oracle.cases(3, n=2000, d=4, reach=0.9, count=4)
+CURVATURE, X, Y, V, W = oracle.cases(3, reach=0.9, count=4)
 close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
 call = functools.partial(oracle.call, curvature=CURVATURE)
 distance, expmap, logmap, add, transport = (
