@@ -9,8 +9,8 @@ Left: the share of tokens whose nearest centroid changes in one step of all cent
 directions. A Euclidean step of 1e-3 is longer in the metric the nearer the boundary is; a
 Riemannian step has the length that its rate says.
 
-Right: every centroid begins at distance 1 from its place and is pulled by fresh tokens, two a
-step, for 200 steps, at one rate for all radii. How far from its place it is over the last 50.
+Right: every centroid begins at distance 1 from its place and is pulled by a fresh token a step for
+200 steps, at one rate for all radii. How far from its place it is over the last 50.
 """
 
 import argparse
@@ -53,24 +53,27 @@ def walk(v: jax.Array, w: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def directions(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    x = jax.random.normal(key, (*shape, DIM))
+def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(key, shape)
+
+
+@jax.jit
+def unit(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def centroids(key: jax.Array, radii: np.ndarray) -> jax.Array:
     """Tangent coordinates (radii, 128, 8)."""
-    group, sibling = jax.random.split(key)
-    centre = directions(group, (len(radii), GROUPS)) * (radii / 2)[:, None, None]
-    away = directions(sibling, (len(radii), GROUPS * SIBLINGS))
-    return walk(jnp.repeat(centre, SIBLINGS, axis=1), 0.7 * away)
+    group, sibling = (
+        unit(normal(k, (len(radii), GROUPS * SIBLINGS, DIM))) for k in jax.random.split(key)
+    )
+    centre = jnp.repeat(group[:, :GROUPS], SIBLINGS, axis=1) * (radii / 2)[:, None, None]
+    return walk(centre, 0.7 * sibling)
 
 
-@jax.jit
 def around(key: jax.Array, v: jax.Array) -> jax.Array:
-    """Two tokens of each centroid, (2, radii, 128, 8)."""
-    v = jnp.broadcast_to(v, (2, *v.shape))
-    return walk(v, 0.3 * jax.random.normal(key, v.shape))
+    """A token of each centroid."""
+    return walk(v, 0.3 * normal(key, v.shape))
 
 
 distance = jax.jit(polar.distance)
@@ -89,11 +92,10 @@ def flicker(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 def one_step(key: jax.Array, radii: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     """Flicker of a step in random directions at each radius, by kind of step and coordinates."""
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 10)
     v = centroids(keys[0], radii)
-    tokens = np.concatenate([around(k, v) for k in keys[2:]]).swapaxes(0, 1)
-    tokens = tokens.reshape(len(radii), -1, DIM)
-    push = directions(keys[1], v.shape[:-1])
+    tokens = np.concatenate([around(k, v) for k in keys[2:]], axis=1)
+    push = unit(normal(keys[1], v.shape))
 
     def route(v):
         return np.stack([nearest(*row) for row in zip(np.asarray(v), tokens, strict=True)])
@@ -118,8 +120,8 @@ def one_step(key: jax.Array, radii: np.ndarray) -> dict[tuple[str, str], np.ndar
 
 @jax.jit
 def slope(v: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Derivative of the mean squared distance to the tokens of each centroid."""
-    return jax.grad(lambda v: jnp.sum(polar.distance(v, tokens) ** 2) / len(tokens))(v)
+    """Derivative of the squared distance to the token of each centroid."""
+    return jax.grad(lambda v: jnp.sum(polar.distance(v, tokens) ** 2))(v)
 
 
 def settle(optimiser, coordinates: str, place: jax.Array, key: jax.Array, steps: int):
@@ -137,7 +139,7 @@ def settle(optimiser, coordinates: str, place: jax.Array, key: jax.Array, steps:
         x = poincare.project(x) if ball else x
         return x, inward(x), state
 
-    v = walk(place, directions(key, place.shape[:-1]))
+    v = walk(place, unit(normal(key, place.shape)))
     x = to_ball(v) if ball else v
     state, left = optimiser.init(x), []
     for number in range(steps):
