@@ -55,7 +55,7 @@ def riemannian_adam(
 
     "ball" takes points of the Poincare ball c|x|^2 < 1; a point outside the bound is projected
     first. There x + (x' - x), rounded in float32, moves 1 - c|x|^2 by up to 0.7% at norm 1 - 1e-5,
-    and a distance from the origin beyond 12 is hardly representable. "tangent" takes v with
+    and the bound keeps points within a distance of 15 / sqrt(c). "tangent" takes v with
     x = exp_0(v), |v| half of the distance from the origin, and steps by the same geodesics in
     polar coordinates: no boundary, no projection. (Angles are rounded in both: in float32 a point
     at 2 sqrt(c)|v| = r moves across its direction by no less than about 6e-8 sinh(r).)
