@@ -42,21 +42,28 @@ def _gap(x: jax.Array, c: jax.Array) -> jax.Array:
 def perpendicular(x: jax.Array, y: jax.Array) -> jax.Array:
     """The part of x across y, relatively right to about eps however small it is; x where y = 0.
 
-    Gram-Schmidt twice, the first time with exact products.
+    Gram-Schmidt twice, with exact products: a direction y / |y| is rounded, y itself is not.
     """
     length = fn.norm(y)
     n = fn.unit(y, length)
-    along = fn.dot(x, n) / jnp.where(length > 0, length, jnp.ones_like(length))
-    return _remove(_minus(x, along, y), n)
+    below = jnp.where(length > 0, length, jnp.ones_like(length))
+    once = _minus(x, fn.dot(x, n) / below, y)
+    return _minus(once, fn.dot(once, n) / below, y)
 
 
+@jax.custom_jvp
 def _minus(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
-    """x - t y with its first derivatives, as if t y were not rounded."""
-    (t1, t2), (y1, y2) = split(lax.stop_gradient(t)), split(lax.stop_gradient(y))
-    exact = ((lax.stop_gradient(x) - t1 * y1) - (t1 * y2 + t2 * y1)) - t2 * y2
-    plain = x - t * y
-    return plain + lax.stop_gradient(exact - plain)
+    """x - t y, rounded once where the two nearly cancel."""
+    (t1, t2), (y1, y2) = split(t), split(y)
+    one, two = t1 * y2, t2 * y1
+    both = one + two
+    part = both - one
+    lost = (one - (both - part)) + (two - part)
+    return ((x - t1 * y1) - both) - (lost + t2 * y2)
 
 
-def _remove(w: jax.Array, n: jax.Array) -> jax.Array:
-    return w - n * fn.dot(w, n)
+@_minus.defjvp
+def _minus_jvp(primals, tangents):
+    x, t, y = primals
+    dx, dt, dy = tangents
+    return _minus(x, t, y), dx - t * dy - dt * y
