@@ -29,7 +29,8 @@ def distance(
     Returns:
         (...). float32 is right to 1e-5, relatively, for radii up to 40 and distances up to 80,
         and finite beyond; of far pairs all but on one ray, angles below 1e-9, a few in 10^4 are
-        off by up to 1e-3. float64 is right to 1e-12. The derivative at u = v, where there is none, is 0.
+        off by up to 1e-3. float64 is right to 1e-12. The derivative at u = v, where there is none,
+        is 0.
         Second derivatives hold where neither point is the origin.
 
     Raises:
