@@ -15,13 +15,14 @@ PUBLIC = {
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
     "physnet.scattering": "score pair_gate token_gate head_gate block_gate threshold_for_density "
     "schedule Schedule class_edges class_of default_edges block_order as_score as_threshold",
-    "physnet.hyperbolic": "klein lorentz poincare polar frechet_mean",
+    "physnet.hyperbolic": "klein lorentz poincare polar tree frechet_mean kmeans Clusters",
     "physnet.hyperbolic.poincare": "distance expmap logmap expmap0 logmap0 mobius_add transport "
     "project midpoint",
     "physnet.hyperbolic.klein": "distance project from_poincare to_poincare from_tangent "
     "to_tangent midpoint",
     "physnet.hyperbolic.lorentz": "distance expmap logmap expmap0 logmap0 transport project inner "
     "from_poincare to_poincare from_tangent to_tangent midpoint",
+    "physnet.hyperbolic.tree": "build search Tree Found",
     "physnet.hyperbolic.polar": "distance to_poincare from_poincare midpoint",
     "physnet.attention": "scattering_attention block_sparse_attention",
     "physnet.moe": "route gate Routing apply ball_expert load Load",
