@@ -215,7 +215,8 @@ def along_keys(
                     start = [dv, dk]
                     if with_query:
                         start.append(common.zeros((BLOCK_Q, half)))
-                    dv, dk, *_ = pl.run_state(sums_of_step)(tuple(map(common.ACC.init, start)))
+                    start = tuple(map(common.ACC.init, start))
+                    dv, dk = pl.run_state(sums_of_step)(start)[:2]
                     plgpu.barrier_arrive(r["q_free"].at[at])
                     return dk, dv, done + 1, (jnp.int32(head), steps.start(t, code)), after
 

@@ -285,7 +285,7 @@ def run(
     options = plgpu.CompilerParams(
         approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
     )
-    launch = pl.kernel(scoped, types, mesh=mesh, compiler_params=options, name=body.__name__)
+    launch: Any = pl.kernel(scoped, types, mesh=mesh, compiler_params=options, name=body.__name__)
     if not sums:
         return tuple(launch(*operands.values()))
 
