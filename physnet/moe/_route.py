@@ -1,5 +1,6 @@
 """Router-free routing: the nearest centroids of hyperbolic space, and gates from the distances."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks
-from physnet.hyperbolic import polar
+from physnet.hyperbolic import polar, tree
 from physnet.moe import _search
 
 
@@ -38,7 +39,7 @@ def route(
     *,
     top_k: int = 1,
     curvature: ArrayLike = 1.0,
-    search: Literal["dense", "tree"] = "dense",
+    search: Literal["dense", "tree"] | tree.Tree = "dense",
     normalise: bool = False,
 ) -> Routing:
     r"""Route each token to its top_k nearest centroids, with gates e^{-d}.
@@ -62,7 +63,10 @@ def route(
         centroids: (E, d), likewise.
         top_k: How many experts a token has, 1..E. Static.
         curvature: c > 0, of curvature -c; a number.
-        search: "dense" compares with all centroids.
+        search: "dense" compares with all centroids; "tree" builds `hyperbolic.tree` over them and
+            searches it, exact too and faster for many centroids that form a hierarchy; a `Tree` of
+            these centroids and this curvature, once built, saves the building. Static but for a
+            Tree.
         normalise: Whether the gates of a token sum to 1: softmax(-d) over the top_k.
 
     Returns:
@@ -73,7 +77,6 @@ def route(
     Raises:
         ValueError: Shapes that do not fit, top_k outside 1..E, an unknown search.
         TypeError: Arrays that are not real and floating.
-        NotImplementedError: search="tree".
 
     Example:
         >>> import jax.numpy as jnp
@@ -98,9 +101,8 @@ def route(
     wide = any(x.dtype == jnp.float64 for x in (tokens, centroids))
     dtype = jnp.float64 if wide else jnp.float32
     tokens, centroids = tokens.astype(dtype), centroids.astype(dtype)
-    found = _find(_checks.one_of("search", search, ("dense", "tree")))(
-        *lax.stop_gradient((tokens, centroids, jnp.asarray(curvature, dtype))), top_k
-    )
+    c = jnp.asarray(curvature, dtype)
+    found = _found(*lax.stop_gradient((tokens, centroids, c)), top_k, search)
     # Not what the search found: these have gradients.
     chosen = centroids[found.index]
     distance = polar.distance(tokens[:, None, :], chosen, curvature=curvature)
@@ -134,14 +136,20 @@ def gate(distance: Float[Array, "*b k"], *, normalise: bool = False) -> Float[Ar
     return jax.nn.softmax(-distance, axis=-1) if normalise else jnp.exp(-distance)
 
 
-def _find(search: str) -> Any:
-    """The search of that name: (tokens, centroids, curvature, top_k) -> `_search.Found`."""
-    if search == "dense":
-        return _search.dense
-    raise NotImplementedError(
-        'search="tree" needs an index over the centroids, physnet.hyperbolic.tree, which is not '
-        'there yet; search="dense" compares with all centroids'
-    )
+def _found(tokens: Array, centroids: Array, c: Array, top_k: int, search: Any) -> Any:
+    """index, evaluations and certified, by that search."""
+    if isinstance(search, tree.Tree):
+        return tree.search(search, tokens, top_k=top_k)
+    if _checks.one_of("search", search, ("dense", "tree")) == "dense":
+        return _search.dense(tokens, centroids, c, top_k)
+    return _by_tree(tokens, centroids, c, top_k)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _by_tree(tokens: Array, centroids: Array, c: Array, top_k: int) -> tree.Found:
+    """The key decides how the tree looks, not what is found."""
+    built = tree.build(centroids, key=jax.random.key(0), curvature=c)
+    return tree.search(built, tokens, top_k=top_k)
 
 
 def _points(name: str, value: Any) -> jax.Array:

