@@ -50,3 +50,14 @@ def nearest_of(distance: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Index and value of the least along the last axis."""
     index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
     return index, jnp.take_along_axis(distance, index[..., None], axis=-1)[..., 0]
+
+
+def rough(v: jax.Array, w: jax.Array) -> jax.Array:
+    """Distances for curvature -1 by the plain formula, enough to choose among centres."""
+    a, b = (jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True)) for x in (v, w))
+    n, m = (x / jnp.where(size > 0, size, 1.0) for x, size in ((v, a), (w, b)))
+    apart = jnp.sum((n - m) ** 2, axis=-1)
+    a, b = (jnp.minimum(size[..., 0], 20.0) for size in (a, b))
+    return 2 * jnp.arcsinh(
+        jnp.sqrt(jnp.sinh(a - b) ** 2 + jnp.sinh(2 * a) * jnp.sinh(2 * b) * apart / 4)
+    )

@@ -13,6 +13,7 @@ nearly all are about equally far away, and nothing can be left out: use a produc
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from physnet.hyperbolic import polar
-from physnet.hyperbolic._means import midpoints, nearest_of
+from physnet.hyperbolic._means import midpoints, nearest_of, rough
 
 CHILDREN = 8
 LEAF = 8  # centroids in a leaf, about
@@ -152,34 +153,33 @@ def _split(points: Array, node: Array, nodes: int, key: Array) -> Array:
         """One more centre for each node, rather far from those it has."""
         centres, least = carry
         noise = jax.random.gumbel(jax.random.fold_in(key, i), least.shape, least.dtype)
-        score = jnp.log(least) + noise
+        score = jnp.where(i == 0, 0.0, jnp.log(least)) + noise  # before the first all are alike
         best = jax.ops.segment_max(score, node, nodes)
         winner = jax.ops.segment_max(jnp.where(score == best[node], index, -1), node, nodes)
         chosen = points[jnp.maximum(winner, 0)]
-        distance = polar.distance(points, chosen[node])
+        distance = rough(points, chosen[node])
         return centres.at[:, i].set(chosen), jnp.minimum(least, distance * distance)
 
     start = jnp.zeros((nodes, CHILDREN, points.shape[1]), points.dtype)
-    ones = jnp.ones((len(points),), points.dtype)
-    # Before the first there is no distance: all are alike.
-    centres, least = draw(0, (start, ones))
-    least = jnp.square(polar.distance(points, centres[node, 0]))
-    centres, _ = lax.fori_loop(1, CHILDREN, draw, (centres, least))
+    far = jnp.full((len(points),), jnp.inf, points.dtype)
+    centres, _ = lax.fori_loop(0, CHILDREN, draw, (start, far))
     centres = centres.reshape(nodes * CHILDREN, -1)
 
     def step(_, centres):
-        child, _ = _assigned(points, node, centres)
+        child, _ = _assigned(points, node, centres, rough)
         found, size = midpoints(points, child, len(centres))
         return jnp.where((size > 0)[:, None], found, centres)
 
     return lax.fori_loop(0, STEPS, step, centres)
 
 
-def _assigned(points: Array, node: Array, centres: Array) -> tuple[Array, Array]:
+def _assigned(
+    points: Array, node: Array, centres: Array, distance: Callable[..., Array] = polar.distance
+) -> tuple[Array, Array]:
     """The nearest child of each point's node, and the distance to its centre."""
     family = centres.reshape(-1, CHILDREN, centres.shape[1])[node]
-    child, distance = nearest_of(polar.distance(points[:, None], family))
-    return node * CHILDREN + child, distance
+    child, least = nearest_of(distance(points[:, None], family))
+    return node * CHILDREN + child, least
 
 
 class _Open(NamedTuple):
