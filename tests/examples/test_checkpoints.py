@@ -1,5 +1,6 @@
 """Checkpoints and metrics: what is damaged is noticed, named and set aside, never read as sound."""
 
+import gc
 import json
 import shutil
 
@@ -54,7 +55,14 @@ def test_nothing_stored_is_none(tmp_path):
     assert restore(tmp_path / "checkpoints") == (None, [])
 
 
-# The reader leaves coroutines behind that its failing siblings cancelled.
+@pytest.fixture
+def swept():
+    """The reader leaves coroutines that its failing siblings cancelled: none for later tests."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("swept")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["flip", "truncate", "unlink"])
 def test_every_damaged_file_sends_it_back_to_the_one_before(folder, tmp_path, kind):
@@ -80,6 +88,8 @@ def test_every_damaged_file_sends_it_back_to_the_one_before(folder, tmp_path, ki
     assert noticed >= 1
 
 
+@pytest.mark.usefixtures("swept")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_all_damaged_is_an_error_that_keeps_them(folder):
     for step in ("10", "20"):
         for path in (folder / step).rglob("*"):
