@@ -54,11 +54,12 @@ def attend(
     top = jnp.maximum(jnp.max(parts[1], 1), jnp.max(parts[0], 1, initial=-jnp.inf))
     top = jnp.where(top == -jnp.inf, 0, top)[:, None]
     weights = [jnp.exp(part - top) for part in parts]
-    total = sum(jnp.sum(weight, 1) for weight in weights)[..., None]
-    summed = sum(
+    total = jnp.sum(weights[0], 1) + jnp.sum(weights[1], 1)
+    summed, others = (
         jnp.sum(weight[..., None] * tokens.value.astype(weight.dtype), 1)
         for weight, tokens in zip(weights, (slots, near), strict=True)
     )
+    summed, total = summed + others, total[..., None]
     return (summed / jnp.where(total == 0, 1, total)).astype(query.dtype)
 
 
