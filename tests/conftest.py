@@ -5,6 +5,8 @@ no step of a program; JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment runs a
 """
 
 import os
+import subprocess
+import sys
 
 import jax
 import jaxtyping
@@ -49,3 +51,23 @@ def bare_errors():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def on_devices():
+    """on_devices(code, count): what Python code prints in a process with so many CPU devices."""
+
+    def run(code: str, count: int) -> str:
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        command = [sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.strip()
+
+    return run

@@ -1,4 +1,4 @@
-"""Gyromidpoints of groups of points in tangent coordinates, exact far from the origin."""
+"""Gyromidpoints of groups of points in tangent coordinates."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ def midpoints(points: jax.Array, group: jax.Array, groups: int) -> tuple[jax.Arr
 
     Points on the hyperboloid are (cosh r, u sinh r) with r = 2 |v| and u = v / |v|; the midpoint
     has the direction of their sum (t, s). Its radius atanh(|s| / t) comes from t - |s| as a sum
-    of positive terms: far out the difference of the two would be lost.
+    of positive terms: far out the difference of the two would be lost. Directions are rounded: the
+    radius of points near one another is right while it is below 14 in float32, 34 in float64.
 
     Args:
         points: (n, d), curvature -1.

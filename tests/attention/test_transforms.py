@@ -1,8 +1,5 @@
 """Attention over blocks under JAX's transformations."""
 
-import os
-import subprocess
-import sys
 import textwrap
 
 import jax
@@ -191,18 +188,5 @@ SHARDED = """
 
 
 @pytest.mark.slow
-def test_shard_map_over_batch_heads_and_keys():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(SHARDED)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "equal on 4 devices" in done.stdout
+def test_shard_map_over_batch_heads_and_keys(on_devices):
+    assert on_devices(textwrap.dedent(SHARDED), 4) == "equal on 4 devices"

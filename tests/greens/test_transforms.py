@@ -1,9 +1,5 @@
 """jit, nested vmap, scan and shard_map; dtypes; the state of the NaNs."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,17 +141,5 @@ print("equal")
 
 
 @pytest.mark.slow
-def test_under_shard_map_on_two_devices():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SHARDED],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+def test_under_shard_map_on_two_devices(on_devices):
+    assert on_devices(SHARDED, 2) == "equal"

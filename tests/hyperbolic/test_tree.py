@@ -100,11 +100,12 @@ def test_under_vmap():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (lambda t: tree.build(jnp.zeros((3,)), key=KEY), "centroids must have the shape"),
         (lambda t: tree.build(jnp.zeros((0, 3)), key=KEY), "not empty"),
         (lambda t: tree.search(t, jnp.zeros((4, 2))), "points must have the shape"),
         (lambda t: tree.search(t, jnp.zeros((4, 3)), top_k=301), "top_k must be between 1 and"),
     ],
 )
-def test_errors(arguments, words):
+def test_errors(arguments, words, bare_errors):
     with pytest.raises(ValueError, match=words):
         arguments(build(jnp.ones((300, 3))))

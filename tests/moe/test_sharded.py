@@ -1,9 +1,5 @@
 """Experts over 8 devices, in a process of its own: equal to one device, dropped tokens too."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 SHARDED = """
@@ -64,17 +60,5 @@ print("equal")
 
 
 @pytest.mark.slow
-def test_equal_to_one_device():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SHARDED],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+def test_equal_to_one_device(on_devices):
+    assert on_devices(SHARDED, 8) == "equal"

@@ -1,9 +1,5 @@
 """With the rest of optax and JAX: partition, chain, schedules, vmap, shardings; bad input."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,17 +172,5 @@ print("equal")
 
 
 @pytest.mark.slow
-def test_sharded_parameters_on_two_devices():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SHARDED],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+def test_sharded_parameters_on_two_devices(on_devices):
+    assert on_devices(SHARDED, 2) == "equal"
