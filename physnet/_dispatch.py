@@ -91,10 +91,6 @@ _TABLE: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
     "greens.propagate": _CHAIN,
     "attention.scattering_attention": _ATTENTION,
     "attention.block_sparse_attention": _ATTENTION,
-}
-
-# The same for what models take from elsewhere.
-_MODELS: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
     "models.transformer.apply": {
         "cudnn": (_ampere, _dtypes("bfloat16", "float16"), _cudnn_head_dim, _whole_weights),
         "xla": (),
@@ -108,7 +104,7 @@ def choose(
     """Name of the implementation that will run `operation`.
 
     Args:
-        operation: A key of the tables above, such as "greens.diagonal".
+        operation: A key of the table above, such as "greens.diagonal".
         implementation: A name, or None for the fastest one.
         pays: Whether a kernel would be faster than "xla" on a call of this size.
         facts: What the requirements look at, such as dtype.
@@ -120,7 +116,7 @@ def choose(
         NotImplementedError: `implementation` names one that this operation does not have, or that
             does not serve the call on this device.
     """
-    table = (_TABLE | _MODELS)[operation]
+    table = _TABLE[operation]
     if implementation is None:
         if not pays:
             return "xla"

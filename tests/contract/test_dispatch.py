@@ -11,9 +11,10 @@ import pytest
 
 from physnet import _dispatch, attention, birman_schwinger, greens, scattering
 from physnet.attention import _over_blocks
+from physnet.models import transformer
 
 MECHANISMS = (attention, birman_schwinger, greens, scattering)
-NAMES = ("xla", "mosaic_gpu", "triton", "cuda")
+NAMES = ("xla", "mosaic_gpu", "triton", "cudnn", "cuda")
 HOPPER, AMPERE, NO_GPU = (9, 0), (8, 6), (0, 0)
 
 
@@ -33,6 +34,10 @@ def _arguments():
             {"threshold": 0.3},
         ),
         "attention.block_sparse_attention": ((x, x, x, jnp.ones((2, 2), bool)), {}),
+        "models.transformer.apply": (
+            (transformer.init(TINY, jax.random.key(0)), jnp.arange(8, dtype=jnp.int32)[None] % 5),
+            {},
+        ),
     }
 
 
@@ -46,7 +51,9 @@ def _dispatched():
     }
 
 
-FUNCTIONS = _dispatched()
+TINY = transformer.TransformerConfig(vocab_size=5, layers=1, heads=2, width=8, context=8)
+KERNELS = _dispatched()  # those of this library; the model takes cuDNN's
+FUNCTIONS = KERNELS | {"models.transformer.apply": functools.partial(transformer.apply, TINY)}
 operations = pytest.mark.parametrize("operation", sorted(FUNCTIONS))
 
 
@@ -182,7 +189,7 @@ def test_the_device_is_where_an_array_lies_else_the_default_one(monkeypatch, bar
         assert _dispatch._capability({}) == NO_GPU
 
 
-@operations
+@pytest.mark.parametrize("operation", sorted(KERNELS))
 def test_no_fallback_is_silent(operation, device, monkeypatch):
     """Whatever is chosen is what runs; a kernel that cannot be loaded raises."""
     arguments, options = _arguments()[operation]
