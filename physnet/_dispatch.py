@@ -72,6 +72,14 @@ def _whole_weights(facts: Facts) -> str | None:
     return "attention weights without dropout" if facts["weight_dropout"] else None
 
 
+def _few(name: str, limit: int) -> Requirement:
+    def check(facts: Facts) -> str | None:
+        size = facts[name]
+        return None if size <= limit else f"{name} of at most {limit}, got {size}"
+
+    return check
+
+
 _SHAPES = (_head_dim, _block_size, _float32_scores, _some_pairs)
 _ATTENTION: dict[Implementation, tuple[Requirement, ...]] = {
     "mosaic_gpu": (_hopper, _dtypes("bfloat16", "float16"), *_SHAPES),
@@ -91,6 +99,11 @@ _TABLE: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
     "greens.propagate": _CHAIN,
     "attention.scattering_attention": _ATTENTION,
     "attention.block_sparse_attention": _ATTENTION,
+    "moe.route(search='dense')": {
+        "triton": (_ampere, _triton, _dtypes("float32"), _few("top_k", 16), _few("d", 256)),
+        "xla": (),
+    },
+    "moe.route(search='tree')": {"xla": ()},
     "models.transformer.apply": {
         "cudnn": (_ampere, _dtypes("bfloat16", "float16"), _cudnn_head_dim, _whole_weights),
         "xla": (),

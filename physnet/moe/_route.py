@@ -9,9 +9,11 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from physnet import _checks
+from physnet import _checks, _dispatch
 from physnet.hyperbolic import polar, tree
 from physnet.moe import _search
+
+PAYS = 2**20  # pairs of tokens and centroids from which on a kernel is faster
 
 
 class Routing(NamedTuple):
@@ -41,6 +43,7 @@ def route(
     curvature: ArrayLike = 1.0,
     search: Literal["dense", "tree"] | tree.Tree = "dense",
     normalise: bool = False,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Routing:
     r"""Route each token to its top_k nearest centroids, with gates e^{-d}.
 
@@ -68,6 +71,10 @@ def route(
             these centroids and this curvature, once built, saves the building. Static but for a
             Tree.
         normalise: Whether the gates of a token sum to 1: softmax(-d) over the top_k.
+        implementation: "xla", or "triton" for a dense search of float32 on a GPU: there the product
+            is one of bfloat16 whose rounding is bounded, scores never leave the chip, and groups
+            of centroids are compared by the polar form until the bound excludes all others. None
+            takes the fastest that serves the call.
 
     Returns:
         A `Routing`, in float32 (float64 for float64). Gates and distances have gradients to tokens,
@@ -77,6 +84,7 @@ def route(
     Raises:
         ValueError: Shapes that do not fit, top_k outside 1..E, an unknown search.
         TypeError: Arrays that are not real and floating.
+        NotImplementedError: `implementation` does not serve the call.
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,7 +110,7 @@ def route(
     dtype = jnp.float64 if wide else jnp.float32
     tokens, centroids = tokens.astype(dtype), centroids.astype(dtype)
     c = jnp.asarray(curvature, dtype)
-    found = _found(*lax.stop_gradient((tokens, centroids, c)), top_k, search)
+    found = _found(*lax.stop_gradient((tokens, centroids, c)), top_k, search, implementation)
     # Not what the search found: these have gradients.
     chosen = centroids[found.index]
     distance = polar.distance(tokens[:, None, :], chosen, curvature=curvature)
@@ -136,12 +144,30 @@ def gate(distance: Float[Array, "*b k"], *, normalise: bool = False) -> Float[Ar
     return jax.nn.softmax(-distance, axis=-1) if normalise else jnp.exp(-distance)
 
 
-def _found(tokens: Array, centroids: Array, c: Array, top_k: int, search: Any) -> Any:
+def _found(
+    tokens: Array,
+    centroids: Array,
+    c: Array,
+    top_k: int,
+    search: Any,
+    implementation: _dispatch.Implementation | None,
+) -> Any:
     """index, evaluations and certified, by that search."""
-    if isinstance(search, tree.Tree):
+    built = isinstance(search, tree.Tree)
+    kind = "tree" if built else _checks.one_of("search", search, ("dense", "tree"))
+    name = _dispatch.choose(
+        f"moe.route(search={kind!r})",
+        implementation,
+        pays=tokens.shape[0] * centroids.shape[0] >= PAYS,
+        arrays=(tokens, centroids),
+        dtype=tokens.dtype,
+        top_k=top_k,
+        d=tokens.shape[1],
+    )
+    if built:
         return tree.search(search, tokens, top_k=top_k)
-    if _checks.one_of("search", search, ("dense", "tree")) == "dense":
-        return _search.dense(tokens, centroids, c, top_k)
+    if kind == "dense":
+        return _search.dense(tokens, centroids, c, top_k, name)
     return _by_tree(tokens, centroids, c, top_k)
 
 

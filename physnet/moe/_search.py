@@ -5,12 +5,14 @@ D = sqrt(c) d, right to some 1e-4 of D where tokens and centroids are up to 13 f
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
+
+from physnet import _dispatch
 
 SCORES = 2**18  # scores in memory at once: a part of the tokens against all centroids
 COORDINATES = 2**18  # the same for the coordinates of the polar form
@@ -26,21 +28,30 @@ class Found(NamedTuple):
     certified: Array
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def dense(tokens: Array, centroids: Array, curvature: Array, top_k: int) -> Found:
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def dense(
+    tokens: Array,
+    centroids: Array,
+    curvature: Array,
+    top_k: int,
+    implementation: _dispatch.Implementation = "xla",
+) -> Found:
     """The top_k nearest centroids of each token, all compared."""
     experts = centroids.shape[0]
-    index, certified = _batched(top_k)(tokens, centroids, curvature)
+    index, certified = _batched(top_k, implementation)(tokens, centroids, curvature)
     return Found(index, jnp.full_like(index[:, 0], experts), certified)
 
 
 @functools.cache
-def _batched(top_k: int):
-    """`_nearest` with a batch of tokens taken as more tokens: `vmap` would run every branch."""
+def _batched(top_k: int, implementation: _dispatch.Implementation):
+    """The search with a batch of tokens taken as more tokens: `vmap` would run every branch."""
 
     @jax.custom_batching.custom_vmap
     def search(tokens, centroids, curvature):
-        return _nearest(tokens, centroids, curvature, top_k)
+        if implementation == "xla":
+            return _nearest(tokens, centroids, curvature, top_k)
+        kernels: Any = _dispatch.load("nearest_centroid", implementation)
+        return kernels.nearest(tokens, centroids, 2 * jnp.sqrt(curvature), top_k=top_k)
 
     @search.def_vmap
     def _(size, batched, tokens, centroids, curvature):
