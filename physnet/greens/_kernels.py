@@ -95,14 +95,38 @@ def waves_transpose(
     return kernel(factor, green, cotangent, waves, start)
 
 
+def varying_alike(operands: Any) -> Any:
+    """In a `shard_map`: all operands vary over the axes over which one of them does.
+
+    Rules that tie them together would sum cotangents over devices in the middle of a solve, as
+    complex numbers, which XLA does not compile on a GPU; so the sums stand in front, of planes.
+    """
+    axes = _axes(operands)
+
+    def vary(x):
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        if not missing:
+            return x
+        if jnp.iscomplexobj(x):
+            return lax.complex(vary(x.real), vary(x.imag))
+        return lax.pcast(x, missing, to="varying")
+
+    return jax.tree.map(vary, operands)
+
+
+def _axes(operands: Any) -> frozenset[Any]:
+    """The axes of a `shard_map` over which one of the operands varies."""
+    varying = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(operands)]
+    return frozenset().union(*varying)
+
+
 @functools.cache
 def _raw(implementation: _dispatch.Implementation, name: str, **options: Any) -> Callable:
     """The kernel of this name: batch axes in front, of equal rank, sizes of 1 broadcast."""
     function = getattr(_dispatch.load("greens", implementation), name)
 
     def run(*operands):
-        axes = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(operands)]
-        axes = tuple(frozenset().union(*axes))
+        axes = tuple(_axes(operands))
         results = function(*operands, **options)
         return jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), results)
 

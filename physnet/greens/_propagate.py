@@ -21,6 +21,7 @@ from physnet.greens._chain import (
     to_user,
     zero_state,
 )
+from physnet.greens._kernels import varying_alike
 from physnet.greens._planes import (
     Planes,
     column,
@@ -236,6 +237,7 @@ def _by_kernels(
     implementation: _dispatch.Implementation,
 ) -> tuple[Array, Array]:
     """gL (*batch, n) and the waves (*b, n, d)."""
+    c, x, green, amplitude = varying_alike((c, x, green, amplitude))
     g = to_user(riccati(c.onsite, c.weight, c.energy, green, implementation), c)
     if amplitude is None:
         amplitude = jnp.zeros((*(1,) * len(c.batch), 1, x.shape[-1]), g.dtype)
