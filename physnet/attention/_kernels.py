@@ -27,26 +27,28 @@ class Slots(NamedTuple):
     tensors: Tensors  # (R, slots, N, D), (R, slots, K, D)
     lists: _visits.Lists
     labels: _visits.Labels
+    marks: tuple[Any, ...] = ()  # what the forward kernel has to tell the backward one
 
 
 def forward(
     name: _dispatch.Implementation,
     rule: Rule,
     x: Tensors,
-    spoil: Spoil,
+    spoil: Spoil | None,
     pairs: Pairs,
     plan: _layout.Plan,
 ) -> tuple[jax.Array, jax.Array, Slots]:
     """Output (B, T, N, D) and lse (B, T, N) of a pass, and what its backward needs again."""
     slots = _slots(rule, x, spoil, pairs, plan)
-    output, lse = _kernel(_load(name), "forward", rule)(*slots.tensors, slots.lists, slots.labels)
+    kernel = _kernel(_load(name), "forward", rule)
+    output, lse, *marks = kernel(*slots.tensors, slots.lists, slots.labels)
     batch, time, _, width = x.query.shape
     output = _tokens(output, plan.query_order, batch, time)[..., :width]
     lse = _tokens(jnp.swapaxes(lse, 1, 2), plan.query_order, batch, time)
     if not isinstance(pairs.position.query, np.ndarray):  # kernels do not mind what is no token
         none = (pairs.position.query == NO_TOKEN)[..., None]
         output, lse = jnp.where(none[..., None], 0, output), jnp.where(none, -jnp.inf, lse)
-    return output, lse, slots
+    return output, lse, slots._replace(marks=tuple(marks))
 
 
 def backward(
@@ -69,7 +71,7 @@ def backward(
         for array, fill in ((lse, jnp.inf), (shift, 0.0))
     )
     d_query, *rest = _kernel(_load(name), "backward", rule)(
-        *slots.tensors, d_output, lse, shift, slots.lists, slots.labels
+        *slots.tensors, d_output, lse, shift, *slots.marks, slots.lists, slots.labels
     )
     d_query = _tokens(d_query, plan.query_order, batch, time)[..., :width]
     d_key, d_value = (_tokens(d, plan.key_order, batch, span)[..., :width] for d in rest)
@@ -96,12 +98,14 @@ def _kernel(kernels: Any, function: str, rule: Rule) -> Callable[..., Any]:
         # XLA drops a selection that a constant decides.
         zero = jnp.zeros_like(args[0], shape=())
         always = np.ones((), bool)
-        return tuple(jnp.where(always, a, zero.astype(a.dtype)) for a in folded(*args))
+        return jax.tree.map(lambda a: jnp.where(always, a, zero.astype(a.dtype)), folded(*args))
 
     return varying
 
 
-def _slots(rule: Rule, x: Tensors, spoil: Spoil, pairs: Pairs, plan: _layout.Plan) -> Slots:
+def _slots(
+    rule: Rule, x: Tensors, spoil: Spoil | None, pairs: Pairs, plan: _layout.Plan
+) -> Slots:
     batch, key_heads = len(x.query), x.key.shape[2]
     split = plan.query_order is not None and len(plan.query_order) != batch
     rows = batch * key_heads if split else batch
@@ -129,13 +133,13 @@ def _slots(rule: Rule, x: Tensors, spoil: Spoil, pairs: Pairs, plan: _layout.Pla
         many = max(query.shape[1], key.shape[1], tau.shape[1])
         query, key = (jnp.broadcast_to(s, (rows, many, s.shape[2])) for s in (query, key))
         scores = (query, key, jnp.broadcast_to(tau.astype(jnp.float32), (rows, many)))
-    query_spoil, key_spoil = (
-        jnp.swapaxes(_in_slots(bad.astype(jnp.float32), order, key_heads), 1, 2)
-        for bad, order in zip(spoil, orders, strict=True)
-    )
+    spoilt = None
+    if spoil is not None:
+        in_slots = _in_slots(spoil.key.astype(jnp.float32), plan.key_order, key_heads)
+        spoilt = jnp.swapaxes(in_slots, 1, 2)
     positions = labels(pairs.position, int(NO_TOKEN))
     segments = labels(pairs.segment, 0)
-    every: Any = (*positions, *segments, *scores, key_spoil, query_spoil)
+    every: Any = (*positions, *segments, *scores, spoilt)
     label = _visits.Labels(*every)
     return Slots(tensors, _visits.lists(rule, label, plan.kept, _BLOCK), label)
 

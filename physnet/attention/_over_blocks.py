@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from physnet import _dispatch
 from physnet.attention._arguments import Pairs, Scores, Spoil, Tensors, accumulator
@@ -58,18 +57,13 @@ def attend(
     # and with them all that the loops carry.
     leaves = jax.tree.leaves((x, pairs, plans))
     zero: Any = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.float32) for leaf in leaves)
-    raw = name == "mosaic_gpu"  # its kernels leave out what is marked: no copy of the tensors
-    if raw:
-        query, key, value = (jnp.any(~jnp.isfinite(lax.stop_gradient(a)), axis=-1) for a in x)
-        bad_query, bad_key = query, key | value
+    if name == "mosaic_gpu":  # its kernels find out by themselves: no pass over the tensors
         # XLA drops a selection that a constant decides.
         x = Tensors(*(jnp.where(np.ones((), bool), a, zero.astype(a.dtype)) for a in x))
-    else:
-        x, bad_query, bad_key = unclean(x, zero)
+        return sparse(name, rules, size, x, None, pairs, plans)
+    x, bad_query, bad_key = unclean(x, zero)
     dtype = accumulator(x.query.dtype)
     spoil = Spoil(*(jnp.where(bad, jnp.nan, 0).astype(dtype) for bad in (bad_query, bad_key)))
     output, lse = sparse(name, rules, size, x, spoil, pairs, plans)
-    if raw:
-        return output, lse
     output = jnp.where(bad_query[..., None], jnp.nan, output)
     return output, jnp.where(bad_query, jnp.nan, lse)

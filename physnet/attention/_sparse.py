@@ -22,7 +22,7 @@ def sparse(
     rules: Rules,
     size: int,
     x: Tensors,
-    spoil: Spoil,
+    spoil: Spoil | None,
     pairs: Pairs,
     plans: Plans,
 ) -> tuple[jax.Array, jax.Array]:
@@ -32,9 +32,10 @@ def sparse(
         name: What runs a pass: "xla" or a kernel. Static.
         rules: one a pass; no pair may belong to two of them. Static.
         size: slots of a block, for "xla". Static.
-        x: tensors, finite but for "mosaic_gpu", which looks at `spoil`; in a shard_map they vary
-            over every axis that anything here varies over.
-        spoil: which tokens are non-finite. A key makes NaN of every query that sees it.
+        x: tensors, finite but for "mosaic_gpu"; in a shard_map they vary over every axis that
+            anything here varies over.
+        spoil: which tokens are non-finite; None for "mosaic_gpu", which finds out by itself. A
+            key makes NaN of every query that sees it.
         pairs: scores, positions and segments.
         plans: orders of tokens, one a pass.
 
@@ -91,13 +92,14 @@ def _backward(name, rules, size, residuals, cotangents):
     d_output, d_lse = cotangents
     dtype = accumulator(x.query.dtype)
     shift = jnp.sum(d_output.astype(dtype) * output.astype(dtype), axis=-1) - d_lse
-    # exp(logit - inf) = 0: nothing to descend
-    bad = jnp.isnan(spoil.query)
-    base = jnp.where((lse == -jnp.inf) | bad, jnp.inf, lse)
-    shift = jnp.where(bad, 0, shift)
-    # A row that is NaN, or whose cotangent is: zero times NaN must not reach keys it does not see.
-    lost = jnp.isnan(base) | ~jnp.isfinite(shift)
-    if name != "mosaic_gpu":  # which sees to it by itself
+    base = jnp.where(lse == -jnp.inf, jnp.inf, lse)  # exp(logit - inf) = 0: nothing to descend
+    lost = None
+    if spoil is not None:
+        bad = jnp.isnan(spoil.query)
+        base, shift = jnp.where(bad, jnp.inf, base), jnp.where(bad, 0, shift)
+        # A row that is NaN, or whose cotangent is: zero times NaN must not reach keys it does not
+        # see.
+        lost = jnp.isnan(base) | ~jnp.isfinite(shift)
         base, shift = jnp.where(lost, jnp.inf, base), jnp.where(lost, 0, shift)
         d_output = jnp.where(lost[..., None], 0, d_output)
     batch, length = x.query.shape[:2]
@@ -122,7 +124,7 @@ def _backward(name, rules, size, residuals, cotangents):
 
     parts = [one(*each) for each in zip(rules, plans, slots, strict=True)]
     total = functools.reduce(functools.partial(jax.tree.map, _sum), parts)
-    if name != "mosaic_gpu":
+    if lost is not None:
         total = total._replace(query=jnp.where(lost[..., None], jnp.nan, total.query))
     total = jax.tree.map(lambda d, like: d.astype(like.dtype), total, x)
     return total, None, None, None

@@ -33,8 +33,7 @@ class Labels(NamedTuple):
     query_score: jax.Array | None  # (R, S, slots) float32
     key_score: jax.Array | None
     threshold: Any  # (R, S) or None
-    spoil: jax.Array  # (R, K, slots) float32: NaN at keys that make NaN of who sees them
-    query_spoil: jax.Array  # (R, N, slots)
+    spoil: Any  # (R, K, slots) float32: NaN at keys that make NaN of who sees them; or None
 
 
 def lists(rule: Rule, labels: Labels, kept: jax.Array | None, size: int) -> Lists:
@@ -103,8 +102,8 @@ def _blocks(rule: Rule, labels: Labels, size: int) -> tuple[jax.Array, jax.Array
         key_low, key_high = (of_keys(x) for x in span(in_blocks(labels.key_segment), other))
         active = active & (key_low <= high) & (key_high >= low)
         free = free & (low == high) & (key_low == key_high) & (low == key_low)
-    spoilt = [jnp.any(jnp.isnan(in_blocks(x)), axis=(1, 3)) for x in labels[-2:]]
-    free = free & ~of_keys(spoilt[0]) & ~of_queries(spoilt[1])
+    if labels.spoil is not None:
+        free = free & ~of_keys(jnp.any(jnp.isnan(in_blocks(labels.spoil)), axis=(1, 3)))
     active, free = active[:, None], free[:, None]
     if rule.band != "near" and labels.query_score is not None:
         query, key = in_blocks(labels.query_score), in_blocks(labels.key_score)

@@ -98,8 +98,8 @@ def waves_transpose(
 def varying_alike(operands: Any) -> Any:
     """In a `shard_map`: all operands vary over the axes over which one of them does.
 
-    Rules that tie them together would sum cotangents over devices in the middle of a solve, as
-    complex numbers, which XLA does not compile on a GPU; so the sums stand in front, of planes.
+    Rules that tie operands together would else sum their cotangents over devices within a solve,
+    several times, and XLA fails to compile that on a GPU. So the sums stand in front, of planes.
     """
     axes = _axes(operands)
 

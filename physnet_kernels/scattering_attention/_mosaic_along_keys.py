@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from physnet_kernels.scattering_attention import _mosaic_common as common
-from physnet_kernels.scattering_attention._types import BLOCK, Labels, Lists, Rule
+from physnet_kernels.scattering_attention._types import BLOCK, Labels, Lists, Marks, Rule
 
 BLOCK_Q = 64  # two accumulators of 64 x 128 leave registers for no more
 STAGES = 2
@@ -26,6 +26,7 @@ def along_keys(
     d_output: jax.Array,
     lse: jax.Array,
     shift: jax.Array,
+    marks: Marks,
     lists: Lists,
     labels: Labels,
     *,
@@ -34,8 +35,8 @@ def along_keys(
 ) -> tuple[jax.Array, ...]:
     """Cotangents of key and value, and in float32 that of query over the scale `with_query`.
 
-    The arguments are those of `backward`, no NaN in lse and shift. `with_query` takes head
-    dimensions 64 and 128.
+    The arguments are those of `backward`, no NaN in lse and shift; `marks.queries` are all that
+    must count as zeros. `with_query` takes head dimensions 64 and 128.
     """
     batch, slots, key_heads, width = key.shape
     heads = query.shape[2]
@@ -57,15 +58,14 @@ def along_keys(
         # Where the accumulators of the logits and of their gradient start.
         "lse": jnp.where(lse == jnp.inf, none_seen, -lse / scale),
         "shift": -shift,
-        "bad": common.is_nan(labels.spoil),
-        "bad_block": common.blocks_with_nan(labels.spoil).astype(jnp.int32),
+        "spoilt": marks.key_blocks.astype(jnp.int32),
     }
     operands |= common.operands_of(labels, near, far)
     order = lists.key_order
     if group > 1 and many > 1:  # heads of a group share the order of their key head
         total = lists.key_count.reshape(batch, key_heads, group, -1).sum(axis=2)
         order = jnp.repeat(jnp.argsort(-total, axis=-1).astype(jnp.int32), group, axis=1)
-    spoilt = common.blocks_with_nan(labels.query_spoil)
+    spoilt = jnp.any(marks.queries.reshape(batch, heads, -1, BLOCK), axis=(1, 3))
     operands |= common.table(order, lists.key_count, lists.key_steps, spoilt)
     results = {n: jax.ShapeDtypeStruct(key.shape, dtype) for n in ("dk", "dv")}
     half = width // 2
@@ -76,6 +76,7 @@ def along_keys(
         "do_smem": common.tile((STAGES, BLOCK_Q, width), dtype, half),
         "lse_smem": plgpu.SMEM((STAGES, BLOCK_Q), jnp.float32),
         "shift_smem": plgpu.SMEM((STAGES, BLOCK_Q), jnp.float32),
+        "bad_smem": plgpu.SMEM((2, common.HALF), jnp.float32),
         "k_ready": plgpu.Barrier(num_arrivals=4),
         "q_ready": plgpu.Barrier(num_arrivals=4 + near.number(), num_barriers=STAGES),
         "q_free": plgpu.Barrier(num_arrivals=2, num_barriers=STAGES),
@@ -225,12 +226,25 @@ def along_keys(
 
             plgpu.barrier_wait(r["k_ready"])
 
-            @pl.when(r["bad_block"][b, block] > 0)
+            bad_smem = r["bad_smem"]
+            bad_smem.at[wg][...] = common.row_full(common.HALF, 0.0)
+            plgpu.commit_smem()
+
+            def bad_keys():
+                bad = common.load(bad_smem.at[wg], common.ROWS)
+                return bad + common.load(bad_smem.at[1 - wg], common.ROWS) if split else bad
+
+            @pl.when(r["spoilt"][b, key_head, block] > 0)
             def _():
                 """Zeros for spoilt keys; who sees one has no gradient to give."""
-                bad = common.load(r["bad"].at[b, key_head, mine], common.ROWS) > 0
-                for name in ("k_smem", "v_smem"):
-                    common.zero_rows(r[name].at[wg], bad)
+                own = [r[name].at[wg] for name in ("k_smem", "v_smem")]
+                bad = [common.bad_rows(smem[...].astype(jnp.float32)) for smem in own]
+                bad_smem.at[wg][...] = bad[0] + bad[1]
+                plgpu.commit_smem()
+                common.meet(r["met"])
+                bad = bad_keys() > 0
+                for smem in own:
+                    common.zero_rows(smem, bad)
                 common.meet(r["met"])
 
             none = common.zeros((common.HALF, columns))
@@ -249,8 +263,7 @@ def along_keys(
                     add(pl.run_scoped(last, common.ACC((BLOCK_Q, half), jnp.float32)), *before)
 
             common.meet(r["met"])  # the other warpgroup may still read these keys
-            bad = common.load(r["bad"].at[b, key_head, mine], common.ROWS)
-            nothing = common.across(bad > 0, dk.shape)
+            nothing = common.across(bad_keys() > 0, dk.shape)
             for n, total in (("k", dk * rule.scale), ("v", dv)):
                 smem = r[f"{n}_smem"].at[wg]
                 smem[...] = jnp.where(nothing, 0.0, total).astype(dtype)

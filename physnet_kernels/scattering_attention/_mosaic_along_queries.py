@@ -20,29 +20,23 @@ def d_query(
     d_output: jax.Array,
     lse: jax.Array,
     shift: jax.Array,
+    spoilt: jax.Array,
     lists: Lists,
     labels: Labels,
     *,
     rule: Rule,
 ) -> jax.Array:
-    """Cotangent of query; the arguments are those of `backward`."""
+    """Cotangent of query; the arguments are those of `backward`, of its marks the key blocks."""
     batch, slots, heads, width = query.shape
     key_heads = key.shape[2]
     block_kv, k_stages, v_stages = {64: (128, 2, 2), 128: (128, 2, 2), 256: (64, 2, 1)}[width]
     dtype = query.dtype
     near, far = common.sides(rule, labels)
     copied = far if width < 256 else common.Side(None, None, None)  # as shared memory allows
-    operands = {
-        "q": query,
-        "k": key,
-        "v": value,
-        "do": d_output,
-        "bad": common.is_nan(labels.spoil),
-    }
+    operands = {"q": query, "k": key, "v": value, "do": d_output}
     operands |= {"lse": lse * common.LOG2E, "shift": shift}
     operands |= common.operands_of(labels, near, far)
-    spoilt = common.blocks_with_nan(labels.spoil)
-    operands |= common.table(lists.order, lists.count, lists.steps, spoilt)
+    operands |= common.table(lists.order, lists.count, lists.steps, jnp.any(spoilt, axis=1))
     results = {"dq": jax.ShapeDtypeStruct(query.shape, dtype)}
     scratch = {
         "q_smem": common.tile((2, common.HALF, width), dtype),
@@ -94,10 +88,9 @@ def d_query(
                 @pl.when(wg * common.HALF < block_kv)
                 def _():
                     rows = pl.ds(wg * common.HALF, common.HALF)
-                    theirs = pl.ds(steps.tokens(t).start + wg * common.HALF, common.HALF)
-                    bad = common.load(r["bad"].at[b, key_head, theirs], common.ROWS) > 0
-                    common.zero_rows(r["k_smem"].at[at, rows], bad)
-                    common.zero_rows(r["v_smem"].at[v_at, rows], bad)
+                    for smem in (r["k_smem"].at[at, rows], r["v_smem"].at[v_at, rows]):
+                        bad = common.bad_rows(smem[...].astype(jnp.float32))
+                        common.zero_rows(smem, bad > 0)
 
                 common.meet(r["cleaned"])
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from physnet_kernels.scattering_attention._mosaic_along_keys import along_keys
 from physnet_kernels.scattering_attention._mosaic_along_queries import d_query
-from physnet_kernels.scattering_attention._types import Labels, Lists, Rule
+from physnet_kernels.scattering_attention._types import Labels, Lists, Marks, Rule
 
 
 def backward(
@@ -23,6 +23,7 @@ def backward(
     d_output: jax.Array,
     lse: jax.Array,
     shift: jax.Array,
+    marks: Marks,
     lists: Lists,
     labels: Labels,
     *,
@@ -37,19 +38,21 @@ def backward(
     Args:
         query, key, value, lists, labels, rule: As `forward` takes them.
         d_output: Cotangent of the output (B, 128 P, N, D).
-        lse: (B, N, 128 P). Rows with +inf have no gradient and give none. Those with NaN get NaN
-            and give nothing to keys and values.
+        lse: (B, N, 128 P). Rows with +inf have no gradient and give none. Those with NaN, or where
+            `shift` is not finite, get NaN and give nothing to keys and values.
         shift: sum(dO O) - dlse (B, N, 128 P) float32.
+        marks: Of `forward`: queries that are not finite have no gradient, whatever their lse.
     """
-    lost = jnp.isnan(lse) | ~jnp.isfinite(shift)
+    lost = (jnp.isnan(lse) | ~jnp.isfinite(shift)) & ~marks.queries
+    lse, shift = jnp.where(marks.queries, jnp.inf, lse), jnp.where(marks.queries, 0, shift)
     whole = jnp.where(lost, jnp.inf, lse), jnp.where(lost, 0, shift)
-    marked = labels._replace(query_spoil=jnp.where(lost, jnp.nan, labels.query_spoil))
+    spoilt = marks._replace(queries=marks.queries | lost)
     at_once = query.shape[-1] <= 128 and not _deterministic()
     of_key, of_value, *of_query = along_keys(
-        *(query, key, value, d_output, *whole, lists, marked), rule=rule, with_query=at_once
+        *(query, key, value, d_output, *whole, spoilt, lists, labels), rule=rule, with_query=at_once
     )
     if not of_query:
-        arguments = (query, key, value, d_output, lse, shift, lists, labels)
+        arguments = (query, key, value, d_output, lse, shift, marks.key_blocks, lists, labels)
         return d_query(*arguments, rule=rule), of_key, of_value
     lost = jnp.swapaxes(lost, 1, 2)[..., None]
     total = jnp.where(lost, jnp.nan, of_query[0] * rule.scale)

@@ -17,8 +17,10 @@ from physnet_kernels.scattering_attention._types import BLOCK, NO_TOKEN, Labels,
 LOG2E = math.log2(math.e)
 ROWS = plgpu.Layout.WGMMA.reduce(1)  # one value a row of an accumulator
 COLUMNS = plgpu.Layout.WGMMA.reduce(0)
+WIDE = plgpu.Layout.WGMMA_UPCAST_4X  # eight neighbours a thread: whole sectors of memory at once
 ACC: Any = plgpu.WGMMAAccumulatorRef
 HALF = BLOCK // 2  # rows of a warpgroup
+CORES = 132  # as many as a Hopper chip has; a guess that is wrong costs time alone
 NAMES = ("position", "segment", "score")
 # The index that `load` takes up to JAX 0.10; later it has none.
 _INDEX = inspect.signature(plgpu.load).parameters.get("idx")
@@ -56,30 +58,23 @@ def operands_of(labels: Labels, query: Side, key: Side) -> dict[str, jax.Array]:
     return named
 
 
-def is_nan(x: jax.Array) -> jax.Array:
-    """1 or 0: kernels do not compare with NaN."""
-    return jnp.isnan(x).astype(jnp.float32)
-
-
-def blocks_with_nan(x: jax.Array) -> jax.Array:
-    """Which blocks (B, blocks) of (B, heads, slots) hold a NaN."""
-    return jnp.any(jnp.isnan(x).reshape(*x.shape[:-1], -1, BLOCK), axis=(1, 3))
-
-
 def table(
-    order: jax.Array, count: jax.Array, steps: jax.Array, spoilt: jax.Array
+    order: jax.Array, count: jax.Array, steps: jax.Array, spoilt: jax.Array | None = None
 ) -> dict[str, jax.Array]:
     """Lists in the order in which blocks are taken, so that no load waits for another one.
 
     Args:
         order, count, steps: As in `Lists`.
-        spoilt: (B, blocks): which of the blocks that `steps` names hold something non-finite.
+        spoilt: (B, blocks): which of the blocks that `steps` names hold something non-finite;
+            None for none.
 
     Returns:
         order (B, L, R); table (B, L, R, 1 + V): the count, then 4 * block + 2 * spoilt + masked.
     """
-    spoilt = jnp.take_along_axis(spoilt[:, None, None], steps // 2, axis=3)
-    codes = 2 * steps - steps % 2 + 2 * spoilt.astype(jnp.int32)
+    codes = 2 * steps - steps % 2
+    if spoilt is not None:
+        spoilt = jnp.take_along_axis(spoilt[:, None, None], steps // 2, axis=3)
+        codes = codes + 2 * spoilt.astype(jnp.int32)
     rows = jnp.concatenate([count[..., None], codes], axis=3)
     return {"order": order, "table": jnp.take_along_axis(rows, order[..., None], axis=2)}
 
@@ -210,6 +205,11 @@ def tile(shape: tuple[int, ...], dtype: Any, columns: int | None = None) -> Any:
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
+def bad_rows(x: jax.Array) -> jax.Array:
+    """More than 0 for each row of a tile that holds something non-finite, else 0; float32."""
+    return jnp.where(x - x == 0, 0.0, 1.0).sum(axis=1)
+
+
 def zero_rows(smem: Any, bad: jax.Array) -> None:
     """Zero the rows of a tile in shared memory where `bad`, one a row, holds."""
     x = smem[...]
@@ -252,6 +252,8 @@ def run(
     scratch: dict[str, Any],
     shape: tuple[int, int, int],
     sums: dict[str, jax.Array] | None = None,
+    *,
+    one_a_core: bool = False,
 ) -> tuple[jax.Array, ...]:
     """`body(refs, batch, head, rank)` for every tile, on two compute warpgroups and a copying one.
 
@@ -260,17 +262,29 @@ def run(
         operands, results, scratch: By the names under which `body` finds them in `refs`.
         shape: Batch entries, heads, ranks. One head follows another, so that its keys stay in the
             L2 cache, and its long lists come first, so that the short ones fill the gaps.
-        sums: Start values of results that tiles add to; they follow the others.
+        sums: Start values of results that tiles add to or write again; they follow the others.
+        one_a_core: Tiles follow each other in the blocks of threads that the chip holds at once:
+            for bodies that mostly do nothing, and leave every barrier as they found it.
     """
     batch, heads, ranks = shape
     sums = sums or {}
+    tiles = batch * heads * ranks
+    grid = min(tiles, CORES) if one_a_core else tiles
 
     def kernel(*refs, **scratch_refs):
-        index = lax.axis_index("tile")
-        unit = lax.div(index, jnp.int32(ranks))
-        place = lax.div(unit, jnp.int32(heads)), lax.rem(unit, jnp.int32(heads))
-        named = dict(zip((*operands, *sums, *results), refs, strict=True))
-        body(named | scratch_refs, *place, lax.rem(index, jnp.int32(ranks)))
+        named = dict(zip((*operands, *sums, *results), refs, strict=True)) | scratch_refs
+
+        def of_tile(index):
+            unit = lax.div(index, jnp.int32(ranks))
+            place = lax.div(unit, jnp.int32(heads)), lax.rem(unit, jnp.int32(heads))
+            body(named, *place, lax.rem(index, jnp.int32(ranks)))
+
+        first = lax.axis_index("tile")
+        if grid == tiles:
+            of_tile(first)
+        else:
+            rounds = lax.div(tiles - first + (grid - 1), jnp.int32(grid))
+            pl.loop(0, rounds)(lambda i: of_tile(first + i * grid))
 
     def scoped(*refs):
         pl.run_scoped(functools.partial(kernel, *refs), collective_axes="wg", **scratch)
@@ -279,9 +293,7 @@ def run(
     types = tuple(
         jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=nowhere) for x in results.values()
     )
-    mesh = plgpu.Mesh(
-        grid=(batch * heads * ranks,), grid_names=("tile",), num_threads=3, thread_name="wg"
-    )
+    mesh = plgpu.Mesh(grid=(grid,), grid_names=("tile",), num_threads=3, thread_name="wg")
     options = plgpu.CompilerParams(
         approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
     )

@@ -41,7 +41,7 @@ def forward(
     Args:
         query: (B, 128 P, N, D), finite, of one of DTYPES, D one of HEAD_DIMS.
         key, value: (B, 128 Q, K, D), likewise.
-        lists, labels, rule: see `_types`; `query_spoil` is not read, as no query is NaN here.
+        lists, labels, rule: see `_types`.
         tile: by default one for this device.
 
     Returns:
@@ -128,7 +128,7 @@ def _call(kernel, arrays, lists, labels, rule, tile, *, programs, out_shape) -> 
     there = labels.query_position  # stands in for labels that are not there; never read
     outputs = jax_triton.triton_call(
         *arrays,
-        *(there if label is None else label for label in labels[:-1]),  # not what spoils queries
+        *(there if label is None else label for label in labels),
         spoiled,
         query.shape[1] // BLOCK,
         key.shape[1] // BLOCK,
