@@ -29,7 +29,6 @@ def decide_kernel(
     certified,
     N: tl.constexpr,
     E: tl.constexpr,
-    WIDTH: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
@@ -53,7 +52,9 @@ def decide_kernel(
     rest = tl.max(tl.load(others + at[:, None] * LANES + tl.arange(0, LANES)[None, :]), 1)
     square = _sinh_square(r) * (1 - ROUNDING)
     half = 0.5 + _sinh_square(r)  # cosh(r) / 2
-    least = tl.where(score > _NEVER, square[:, None] - half[:, None] * _above(score, BITS), float("inf"))
+    least = tl.where(
+        score > _NEVER, square[:, None] - half[:, None] * _above(score, BITS), float("inf")
+    )
     unseen = tl.where(rest > _NEVER, square - half * _above(rest, BITS), float("inf"))
     usable = there & (a < float("inf"))  # not NaN
     sound = usable & (half < float("inf")) & (tl.load(finite) != 0)
@@ -68,9 +69,7 @@ def decide_kernel(
         first = tl.min(tl.where(least == most[:, None], entry[None, :], entries), 1)
         now = entry[None, :] == first[:, None]
         visited = tl.sum(tl.where(now, group, 0), 1)
-        near = _visit(
-            tokens, centroids, centroid_length, at, a, scale, visited, here, E, WIDTH, D, ROWS
-        )
+        near = _visit(tokens, centroids, centroid_length, at, a, scale, visited, here, E, D)
         chosen = _merged(chosen, near, TOP)
         allowed = tl.where(usable, _allowed(chosen, TOP), -1.0)
         least = tl.where(now & here[:, None], float("inf"), least)
@@ -81,9 +80,7 @@ def decide_kernel(
         chosen = tl.full((ROWS, _GROUP), _LAST, tl.int64)
         for every in range((E + _GROUP - 1) // _GROUP):
             visited = tl.full((ROWS,), every, tl.int32)
-            near = _visit(
-                tokens, centroids, centroid_length, at, a, scale, visited, usable, E, WIDTH, D, ROWS
-            )
+            near = _visit(tokens, centroids, centroid_length, at, a, scale, visited, usable, E, D)
             chosen = _merged(chosen, near, TOP)
 
     found = (chosen & 0x7FFFFFFF).to(tl.int32)
@@ -108,32 +105,15 @@ def _above(score, BITS: tl.constexpr):
 
 @triton.jit
 def _visit(
-    tokens,
-    centroids,
-    centroid_length,
-    at,
-    a,
-    scale,
-    group,
-    here,
-    E: tl.constexpr,
-    WIDTH: tl.constexpr,
-    D: tl.constexpr,
-    ROWS: tl.constexpr,
+    tokens, centroids, centroid_length, at, a, scale, group, here, E: tl.constexpr, D: tl.constexpr
 ):
     """Distances and numbers of the centroids of a group each, as integers that sort (ROWS, 16)."""
-    feature = tl.arange(0, D)
     member = group[:, None] * _GROUP + tl.arange(0, _GROUP)[None, :]
     real = here[:, None] & (member < E)
-    mask = real[:, :, None] & (feature < WIDTH)[None, None, :]
-    w = tl.load(centroids + member[:, :, None] * WIDTH + feature[None, None, :], mask, 0.0)
-    v = tl.load(
-        tokens + at[:, None, None] * WIDTH + feature[None, None, :],
-        (here[:, None] & (feature < WIDTH)[None, :])[:, None, :],
-        0.0,
-    )
+    v = tl.broadcast_to(tokens + at[:, None] * D, member.shape)
+    a = tl.broadcast_to(a[:, None], member.shape)
     b = tl.load(centroid_length + member, real, 1.0)
-    far = log_square(v, w, tl.broadcast_to(a[:, None], (ROWS, _GROUP)), b, scale)
+    far = log_square(v, centroids + member * D, a, b, scale, real, D)
     far = tl.where(far == far, far, float("-inf"))  # NaN shows, as it does in argmin
     bits = far.to(tl.int32, bitcast=True)
     order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -142,12 +122,18 @@ def _visit(
 
 @triton.jit
 def _merged(chosen, near, TOP: tl.constexpr):
-    """The least of both (ROWS, 16), in order as far as TOP; all of them where that is 1."""
+    """The TOP least of both (ROWS, 16), in order; copies of the least where TOP is 1."""
     if TOP == 1:
         least = tl.min(tl.minimum(chosen, near), 1)
-        return tl.broadcast_to(least[:, None], chosen.shape)
-    both = tl.reshape(tl.join(chosen, near), (chosen.shape[0], 2 * _GROUP))
-    return ~tl.topk(~both, _GROUP)
+        merged = tl.broadcast_to(least[:, None], chosen.shape)
+    else:
+        merged = tl.full(chosen.shape, _LAST, tl.int64)
+        for place in range(TOP):
+            least = tl.min(tl.minimum(chosen, near), 1)[:, None]
+            merged = tl.where(tl.arange(0, _GROUP)[None, :] == place, least, merged)
+            chosen = tl.where(chosen == least, _LAST, chosen)
+            near = tl.where(near == least, _LAST, near)
+    return merged
 
 
 @triton.jit

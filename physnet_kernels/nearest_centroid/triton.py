@@ -46,10 +46,12 @@ def nearest(
     return index, certified
 
 
-def _propose(short, token_tail, table, tail, tiles, kept, bits, rows=128, warps=8, stages=3, **_):
+def _propose(short, token_tail, table, tail, tiles, kept, bits, rows=None, warps=8, stages=3, **_):
     from physnet_kernels.nearest_centroid import _triton_propose as device
 
-    n = short.shape[0]
+    n, wide = short.shape
+    rows = rows or (128 if wide <= 128 else 64)
+    stages = stages if wide <= 64 else 2
     return _call(
         device.propose_kernel,
         (short, token_tail, table, tail),
@@ -59,7 +61,7 @@ def _propose(short, token_tail, table, tail, tiles, kept, bits, rows=128, warps=
         num_stages=stages,
         N=n,
         TILES=tiles,
-        D=short.shape[1],
+        D=wide,
         TAIL=_operands.TAIL,
         ROWS=rows,
         COLUMNS=COLUMNS,
@@ -81,8 +83,7 @@ def _decide(operands, top_k, kept, bits, some=2, group_warps=1, **_):
         num_stages=1,
         N=n,
         E=experts,
-        WIDTH=d,
-        D=_operands.width(d),
+        D=d,
         ROWS=some,
         LANES=LANES,
         KEPT=kept,

@@ -1,0 +1,201 @@
+"""Time of hyperbolic routing on one GPU: the kernels, and XLA's product of matrices with an argmax.
+
+    python benchmarks/nearest_centroid_gpu.py            # all shapes, a minute or two
+    python benchmarks/nearest_centroid_gpu.py --quick    # one small shape
+
+Prints a table and writes benchmarks/results/nearest_centroid_gpu.json. A time is that of one of
+many calls in a row within one program, each with a curvature that waits for the one before; it is
+the least of its repeats. "argmax" is Klein's affine form alone in full precision, which fails far
+out; "wrong" is the share of tokens whose centroid is farther than the nearest by more than 1e-3.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from physnet import moe
+
+RESULTS = Path(__file__).parent / "results" / "nearest_centroid_gpu.json"
+SHAPES = [(65536, 4096, 64), (16384, 256, 64), (65536, 16384, 32)]  # tokens, centroids, d
+SAMPLE = 512  # tokens whose routes are checked
+
+
+def argmax(tokens, centroids, c, precision="highest"):
+    """Klein's affine form alone."""
+    scale = 2 * jnp.sqrt(c)
+    a, b = (jnp.linalg.norm(x, axis=1, keepdims=True) for x in (tokens, centroids))
+    k, w = jnp.tanh(scale * a) / a * tokens, jnp.sinh(scale * b) / b * centroids
+    return jnp.argmax(jnp.matmul(k, w.T, precision=precision) - jnp.cosh(scale * b).T, axis=1)
+
+
+def tf32(tokens, centroids, c):
+    return argmax(tokens, centroids, c, "default")
+
+
+def search(tokens, centroids, c):
+    return moe.route(tokens, centroids, curvature=c, implementation="triton").expert
+
+
+def route(tokens, centroids, c):
+    return moe.route(tokens, centroids, curvature=c, implementation="triton")
+
+
+def two(tokens, centroids, c):
+    return moe.route(tokens, centroids, top_k=2, curvature=c, implementation="triton")
+
+
+def xla(tokens, centroids, c):
+    return moe.route(tokens, centroids, curvature=c, implementation="xla")
+
+
+WAYS = {
+    "search": (search, 20),
+    "route": (route, 20),
+    "route, top 2": (two, 20),
+    "argmax": (argmax, 5),
+    "argmax, tf32": (tf32, 5),
+    "xla route": (xla, 1),
+}
+
+
+def moved(base, step):
+    """|step| along `step` from the point of tangent `base`, in float64."""
+    q, r = 2 * np.linalg.norm(base, axis=-1), np.linalg.norm(step, axis=-1)
+    u, w = step / r[..., None], 2 * base / q[..., None]
+    along = np.sinh(r) * np.sum(u * w, -1)
+    across = np.sinh(r)[..., None] * u - along[..., None] * w
+    x = (np.cosh(q) * along + np.sinh(q) * np.cosh(r))[..., None] * w + across
+    size = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / size * np.arcsinh(size) / 2
+
+
+def near_boundary(radius: float, count: int, experts: int, d: int):
+    """Clusters of 8 siblings each about 1 apart, in any order; tokens at noise .3 of experts."""
+    rng = np.random.default_rng(0)
+
+    def unit(*shape):
+        x = rng.normal(size=shape)
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    centres = np.repeat(unit(experts // 8, 1, d) * radius / 2, 8, 1)
+    centroids = moved(centres, unit(experts // 8, 8, d) / np.sqrt(2)).reshape(experts, d)
+    centroids = rng.permutation(centroids).astype(np.float32)
+    own = centroids[rng.integers(0, experts, count)].astype(np.float64)
+    tokens = moved(own, 0.3 * rng.normal(size=(count, d))).astype(np.float32)
+    return jnp.asarray(tokens), jnp.asarray(centroids)
+
+
+def normal(count: int, experts: int, d: int):
+    """Directions at random, radii about 4."""
+    rng = np.random.default_rng(0)
+    draw = lambda n: jnp.asarray(2 / np.sqrt(d) * rng.normal(size=(n, d)), jnp.float32)  # noqa: E731
+    return draw(count), draw(experts)
+
+
+DATA = {
+    "normal": normal,
+    "clusters at 3": lambda *shape: near_boundary(3, *shape),
+    "clusters at 9": lambda *shape: near_boundary(9, *shape),
+}
+
+
+def wrong(choice, tokens, centroids) -> float:
+    """Share of routes with an expert that is farther than the nearest by more than 1e-3."""
+    v, w = (np.asarray(x, np.float64) for x in (tokens[:SAMPLE], centroids))
+    a, b = (np.linalg.norm(x, axis=1) for x in (v, w))
+    chord = 2 - 2 * (v / a[:, None]) @ (w / b[:, None]).T
+    sinh = np.outer(np.sinh(2 * a), np.sinh(2 * b))
+    square = np.square(np.sinh(a[:, None] - b)) + sinh * np.maximum(chord, 0) / 4
+    distance = 2 * np.arcsinh(np.sqrt(square))
+    chosen = np.take_along_axis(distance, np.asarray(choice)[:SAMPLE, None], 1)[:, 0]
+    return float(np.mean(chosen - distance.min(1) > 1e-3))
+
+
+def repeated(function: Callable, calls: int) -> Callable:
+    """A program of so many calls, and the last one's choice of experts."""
+
+    def program(tokens, centroids, c):
+        def step(_, c):
+            result = lax.optimization_barrier(function(tokens, centroids, c))
+            return c + jnp.float32(1e-30) * jax.tree.leaves(result)[0].ravel()[0]
+
+        c = lax.fori_loop(0, calls - 1, step, c)
+        return lax.optimization_barrier(function(tokens, centroids, c))
+
+    return jax.jit(program)
+
+
+def milliseconds(program: Callable, operands, repeats: int = 5) -> tuple[float, object]:
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        result = jax.block_until_ready(program(*operands))
+        times.append(1e3 * (time.perf_counter() - start))
+    return min(times[1:]), result
+
+
+def measure(shapes: list[tuple[int, int, int]], ways: list[str]) -> list[dict]:
+    rows = []
+    for shape in shapes:
+        programs = {name: (repeated(*WAYS[name]), WAYS[name][1]) for name in ways}
+        for data, make in DATA.items():
+            tokens, centroids = make(*shape)
+            row = {"shape": list(shape), "data": data, "ms": {}, "wrong": {}}
+            for name, (program, calls) in programs.items():
+                operands = (tokens, centroids, jnp.float32(1.0))
+                spent, result = milliseconds(program, operands)
+                choice = np.asarray(jax.tree.leaves(result)[0]).reshape(shape[0], -1)[:, 0]
+                row["ms"][name] = round(spent / calls, 4)
+                row["wrong"][name] = wrong(choice, tokens, centroids)
+                if name == "route":
+                    row["certified"] = float(np.mean(result.certified))
+            rows.append(row)
+            said = "  ".join(f"{n} {t:.3f} ({row['wrong'][n]:.1%})" for n, t in row["ms"].items())
+            print(f"{shape} {data:14} ms (wrong): {said}  certified {row.get('certified')}")
+            if {"search", "argmax"} <= row["ms"].keys():
+                row["speedup"] = round(row["ms"]["argmax"] / row["ms"]["search"], 2)
+                print(f"    argmax / search: {row['speedup']}", flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one small shape")
+    parser.add_argument("--shapes", nargs="+", help="tokens x centroids x d, such as 65536x4096x64")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    shapes = [(4096, 256, 32)] if options.quick else SHAPES
+    if options.shapes:
+        shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        raise SystemExit("benchmarks/nearest_centroid_gpu.py needs a GPU")
+    report = {
+        "device": device.device_kind,
+        "command": " ".join(sys.argv),
+        "platform": device.client.platform_version.splitlines()[0],
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax-triton", "triton")},
+        "rows": measure(shapes, options.ways),
+    }
+    text = json.dumps(report, indent=1) + "\n"
+    if not options.quick:
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    main()
