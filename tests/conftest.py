@@ -1,9 +1,11 @@
 """Strict settings for every test: x64 on, strict dtypes and ranks, shapes checked at run time.
 
-On CPUs most tests compile without LLVM's optimizations, which take longer than all else and change
-no step of a program; JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the environment runs all as users do.
+On CPUs most tests compile without LLVM's optimizations and by XLA's plainer emitter of loops: these
+take longer than all else and change no step of a program; JAX_DISABLE_MOST_OPTIMIZATIONS=0 in the
+environment runs all as users do.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -16,12 +18,23 @@ jax.config.update("jax_enable_x64", True)  # float64 references; float32 inputs 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+_QUICK = "jax_disable_most_optimizations"
+_PLAIN = "--xla_cpu_use_fusion_emitters=false"
+
+# XLA ends a process over a flag that it does not know: only in versions known to have this one.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and jax.__version_info__ < (0, 11):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN}".strip()
+
 # Not the kernels: a checked function is not what Triton compiles.
 _hook = jaxtyping.install_import_hook("physnet", "beartype.beartype")
 _hook.__enter__()
 
 
-_QUICK = "jax_disable_most_optimizations"
+gc.set_threshold(50_000, 20, 50)  # tracing makes many objects that live: collect less often
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests stay: nothing there to collect
 
 
 def pytest_collection_modifyitems(items):
@@ -59,7 +72,8 @@ def on_devices():
 
     def run(code: str, count: int) -> str:
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={count}",
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }

@@ -134,9 +134,10 @@ def apply(
         >>> import jax, jax.numpy as jnp
         >>> config = TransformerConfig(vocab_size=7, layers=2, width=16, context=8)
         >>> params = init(config, jax.random.key(0))
+        >>> run = jax.jit(lambda tokens: apply(config, params, tokens))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
-        >>> later = apply(config, params, tokens.at[0, 3].set(6))
-        >>> bool((apply(config, params, tokens) == later)[:, :3].all())
+        >>> later = run(tokens.at[0, 3].set(6))
+        >>> bool((run(tokens) == later)[:, :3].all())
         True
 
     References:

@@ -1,16 +1,13 @@
 """The experts on the rows of a layout."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
-from physnet.moe import _layout
-
-ExpertFn = Callable[[Any, Array], Array]
+from physnet.moe import _layout, _loops
+from physnet.moe._loops import ExpertFn
 
 
 def run(
@@ -30,34 +27,22 @@ def run(
     """
     n, k = expert.shape
     flat = expert.reshape(-1)
-    if capacity is None:
-        size = _layout.block_size(n * k, experts, least=8 if loop else 16)
-        layout = _layout.blocks(flat, experts, size)
-        execute = _loop if loop else _gathered
+    if capacity is None and loop:
+        out = _loops.dropless(tokens, expert, expert_fn, params, experts)
+        kept, count = _layout.loads(flat, experts)
     else:
-        layout = _layout.slab(flat, experts, capacity)
-        execute = _loop_in_place if loop else _in_place
-    rows = tokens[layout.source // k]
-    out = execute(expert_fn, params, layout, rows)
-    out = out.reshape(-1, out.shape[-1])[layout.slot]
-    out = jnp.where(layout.kept[:, None], out, jnp.zeros_like(out))
-    return out.reshape(n, k, -1), layout.kept.reshape(n, k), layout.count
-
-
-def _loop(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Array) -> Array:
-    """One block after another, those in use only, and no copy of the parameters.
-
-    The slice of the parameters is taken outside of the branch and again in the backward pass:
-    so its cotangent is a slice as well, and none is stored.
-    """
-
-    @jax.checkpoint
-    def one(params, block):
-        owner, full, x = block
-        own = jax.tree.map(lambda p: lax.dynamic_index_in_dim(p, owner, 0, keepdims=False), params)
-        return _if(full, expert_fn, own, x)
-
-    return lax.map(lambda block: one(params, block), (layout.owner, layout.full, rows))
+        if capacity is None:
+            size = _layout.block_size(n * k, experts, least=16)
+            layout = _layout.blocks(flat, experts, size)
+            execute = _gathered
+        else:
+            layout = _layout.slab(flat, experts, capacity)
+            execute = _loops.in_place if loop else _in_place
+        out = execute(expert_fn, params, layout, tokens[layout.source // k])
+        out = out.reshape(-1, out.shape[-1])[layout.slot]
+        kept, count = layout.kept, layout.count
+    out = jnp.where(kept[:, None], out, jnp.zeros_like(out))
+    return out.reshape(n, k, -1), kept.reshape(n, k), count
 
 
 def _gathered(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Array) -> Array:
@@ -66,27 +51,6 @@ def _gathered(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Ar
     return jax.vmap(expert_fn)(own, rows)
 
 
-def _loop_in_place(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Array) -> Array:
-    """One expert after another, those with tokens only."""
-
-    @jax.checkpoint
-    def one(block):
-        own, full, x = block
-        return _if(full, expert_fn, own, x)
-
-    return lax.map(one, (params, layout.full, rows))
-
-
 def _in_place(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Array) -> Array:
     """All experts at once, on a block each."""
     return jax.vmap(expert_fn)(params, rows)
-
-
-def _if(full: Array, expert_fn: ExpertFn, own: Any, x: Array) -> Array:
-    """expert_fn(own, x), or zeros at no cost."""
-
-    def nothing(own: Any, x: Array) -> Array:
-        # Never computed: inside shard_map the zeros must vary over the same axes as the output.
-        return jnp.zeros_like(expert_fn(own, x))
-
-    return lax.cond(full, expert_fn, nothing, own, x)

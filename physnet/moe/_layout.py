@@ -21,10 +21,21 @@ class Layout(NamedTuple):
     count: Array  # (E,): assignments of each expert, dropped ones included
 
 
+class Runs(NamedTuple):
+    """M assignments in the order of their experts, cut into b runs that have one expert each."""
+
+    order: Array  # (M,): the assignment at each place of that order
+    slot: Array  # (M,): the place of each assignment
+    owner: Array  # (b,): the expert of each run
+    start: Array  # (b,): where it begins, ascending; M for those not in use
+    fill: Array  # (b,): how many assignments it has
+
+
 class _Segments(NamedTuple):
     """Assignments in the order of their experts, those of one expert in their own order."""
 
     order: Array  # (M,)
+    slot: Array  # (M,): the inverse of it
     first: Array  # (E,): where an expert's begin
     count: Array  # (E,)
     expert: Array  # (M,), clipped into 0..E-1
@@ -35,8 +46,34 @@ class _Segments(NamedTuple):
 def block_size(assignments: int, experts: int, *, least: int) -> int:
     """Rows of a block: half of an expert's mean load, a power of 2, so that few are empty."""
     mean = assignments // max(2 * experts, 1)
-    most = 1 << max(assignments - 1, 0).bit_length()
-    return min(most, max(least, min(128, 1 << max(mean.bit_length() - 1, 0))))
+    return min(_power(assignments), max(least, min(128, 1 << max(mean.bit_length() - 1, 0))))
+
+
+def sizes(assignments: int, experts: int) -> tuple[int, ...]:
+    """Rows of a run, ascending: the most, twice an expert's mean load, and quarters of that."""
+    most = min(_power(assignments), max(8, min(128, _power(2 * assignments // experts))))
+    return tuple(sorted({-(-most * quarter // 4) for quarter in (1, 2, 3, 4)}))
+
+
+def _power(number: int) -> int:
+    """The least power of 2 that is not below it."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def loads(expert: Array, experts: int) -> tuple[Array, Array]:
+    """Which assignments have an expert, and how many each expert has."""
+    valid = (expert >= 0) & (expert < experts)
+    key = jnp.where(valid, expert, experts).astype(jnp.int32)
+    return valid, jnp.zeros(experts + 1, jnp.int32).at[key].add(1)[:-1]
+
+
+def runs(expert: Array, experts: int, size: int) -> Runs:
+    """Runs of at most `size`, as many as the worst distribution of loads needs."""
+    s = _segments(expert, experts)
+    owner, rank, full = _cut(s, size)
+    fill = jnp.where(full, jnp.minimum(s.count[owner] - rank, size), 0)
+    start = jnp.where(full, s.first[owner] + rank, expert.shape[0])
+    return Runs(s.order, s.slot, owner, start, fill)
 
 
 def blocks(expert: Array, experts: int, size: int) -> Layout:
@@ -44,23 +81,15 @@ def blocks(expert: Array, experts: int, size: int) -> Layout:
 
     There are as many blocks as the worst distribution of loads needs; those in use come first.
     """
-    assignments = expert.shape[0]
     s = _segments(expert, experts)
-    most = (assignments + min(experts, assignments) * (size - 1)) // size
+    owner, rank, full = _cut(s, size)
     needed = -(-s.count // size)
-    end = jnp.cumsum(needed, dtype=jnp.int32)
-    begin = end - needed
-    block = jnp.arange(most, dtype=jnp.int32)
-    # The blocks after the last one in use repeat it.
-    place = jnp.minimum(block, jnp.maximum(end[-1:] - 1, 0))
-    owner = jnp.searchsorted(end, place, side="right", method="scan_unrolled")
-    owner = jnp.minimum(owner, experts - 1).astype(jnp.int32)
+    begin = jnp.cumsum(needed, dtype=jnp.int32) - needed
     row = jnp.arange(size, dtype=jnp.int32)
-    rank = ((place - begin[owner]) * size)[:, None] + row[None, :]
     return Layout(
-        _source(s, owner, rank),
+        _source(s, owner, rank[:, None] + row[None, :]),
         owner,
-        block < end[-1:],
+        full,
         jnp.where(s.valid, begin[s.expert] * size + s.rank, 0),
         s.valid,
         s.count,
@@ -84,15 +113,34 @@ def slab(expert: Array, experts: int, capacity: int) -> Layout:
 
 
 def _segments(expert: Array, experts: int) -> _Segments:
-    valid = (expert >= 0) & (expert < experts)
+    valid, count = loads(expert, experts)
     key = jnp.where(valid, expert, experts).astype(jnp.int32)
-    order = jnp.argsort(key, stable=True).astype(jnp.int32)
-    count = jnp.zeros(experts + 1, jnp.int32).at[key].add(1)
-    first = jnp.cumsum(count, dtype=jnp.int32) - count
     place = jnp.arange(key.shape[0], dtype=jnp.int32)
-    place = jnp.zeros_like(place).at[order].set(place, unique_indices=True)
-    rank = place - first[key]
-    return _Segments(order, first[:-1], count[:-1], jnp.where(valid, key, 0), rank, valid)
+    if (experts + 1) * key.shape[0] < 2**31:
+        order = jnp.sort(key * key.shape[0] + place) % key.shape[0]  # much quicker than argsort
+    else:
+        order = jnp.argsort(key, stable=True).astype(jnp.int32)
+    first = jnp.cumsum(count, dtype=jnp.int32) - count
+    slot = jnp.zeros_like(place).at[order].set(place, unique_indices=True)
+    expert = jnp.where(valid, key, 0)
+    return _Segments(order, slot, first, count, expert, slot - first[expert], valid)
+
+
+def _cut(s: _Segments, size: int) -> tuple[Array, Array, Array]:
+    """Blocks of one expert each: the expert, the rank of the first, and whether it is in use.
+
+    There are as many blocks as the worst distribution of loads needs; those in use come first, and
+    the others repeat the last one of them.
+    """
+    assignments, experts = s.order.shape[0], s.count.shape[0]
+    most = (assignments + min(experts, assignments) * (size - 1)) // size
+    needed = -(-s.count // size)
+    end = jnp.cumsum(needed, dtype=jnp.int32)
+    block = jnp.arange(most, dtype=jnp.int32)
+    place = jnp.minimum(block, jnp.maximum(end[-1:] - 1, 0))
+    owner = jnp.searchsorted(end, place, side="right", method="scan_unrolled")
+    owner = jnp.minimum(owner, experts - 1).astype(jnp.int32)
+    return owner, (place - (end - needed)[owner]) * size, block < end[-1:]
 
 
 def _source(s: _Segments, owner: Array, rank: Array) -> Array:

@@ -207,7 +207,7 @@ def tile(shape: tuple[int, ...], dtype: Any, columns: int | None = None) -> Any:
 
 def bad_rows(x: jax.Array) -> jax.Array:
     """More than 0 for each row of a tile that holds something non-finite, else 0; float32."""
-    return jnp.where(x - x == 0, 0.0, 1.0).sum(axis=1)
+    return jnp.where(x - x == 0, jnp.float32(0), jnp.float32(1)).sum(axis=1)
 
 
 def zero_rows(smem: Any, bad: jax.Array) -> None:

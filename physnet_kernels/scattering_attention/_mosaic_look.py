@@ -23,7 +23,7 @@ class Look:
     def __init__(self, r: dict[str, Any], batch, head, rank, group: int) -> None:
         ranks, (_, tokens, _, width) = r["q"].shape[1] // BLOCK, r["k"].shape
         self.refs = r
-        self.batch, self.head, self.rank, self.ranks = batch, lax.div(head, group), rank, ranks
+        self.batch, self.head, self.rank, self.ranks = batch, lax.div(head, jnp.int32(group)), rank, ranks
         self.columns = width // COLUMNS
         blocks = lax.div(tokens // BLOCK - rank + (ranks - 1), jnp.int32(ranks))
         self.blocks = jnp.where(lax.rem(head, jnp.int32(group)) == 0, blocks, 0)

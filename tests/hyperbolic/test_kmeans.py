@@ -10,9 +10,12 @@ from physnet import hyperbolic
 from physnet.hyperbolic._means import midpoints
 
 KEY = jax.random.key(0)
-kmeans = jax.jit(
-    hyperbolic.kmeans, static_argnums=1, static_argnames=("coordinates", "steps", "curvature")
-)
+clusters = jax.jit(hyperbolic.kmeans, static_argnums=1, static_argnames="coordinates")
+
+
+def kmeans(points, k, *, coordinates, curvature=1.0):
+    """The curvature is an argument: one program for all."""
+    return clusters(points, k, key=KEY, coordinates=coordinates, curvature=curvature)
 
 
 def groups(radius, *, each=30, dim=3, noise=0.2):
@@ -33,7 +36,7 @@ def test_finds_groups(coordinates, radius):
     given = np.tanh(np.linalg.norm(points, axis=1, keepdims=True))
     given = given * points / np.linalg.norm(points, axis=1, keepdims=True)
     given = jnp.asarray(given if coordinates == "ball" else points, jnp.float32)
-    found = kmeans(given, 4, key=KEY, coordinates=coordinates)
+    found = kmeans(given, 4, coordinates=coordinates)
     assert len(set(zip(group.tolist(), found.labels.tolist(), strict=True))) == 4
     assert np.all(np.bincount(found.labels) == 30)
     assert np.max(found.distance) < 1.5
@@ -41,10 +44,8 @@ def test_finds_groups(coordinates, radius):
 
 def test_curvature_scales_lengths():
     points, _ = groups(3.0)
-    one = kmeans(jnp.asarray(points, jnp.float32), 4, key=KEY, coordinates="tangent")
-    other = kmeans(
-        jnp.asarray(points / 2, jnp.float32), 4, key=KEY, coordinates="tangent", curvature=4.0
-    )
+    one = kmeans(jnp.asarray(points, jnp.float32), 4, coordinates="tangent")
+    other = kmeans(jnp.asarray(points / 2, jnp.float32), 4, coordinates="tangent", curvature=4.0)
     np.testing.assert_array_equal(one.labels, other.labels)
     np.testing.assert_allclose(one.centroids, 2 * other.centroids, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(one.distance, 2 * other.distance, rtol=1e-4, atol=1e-5)
@@ -52,17 +53,15 @@ def test_curvature_scales_lengths():
 
 def test_empty_clusters_move_to_far_points():
     points = jnp.concatenate([jnp.zeros((20, 2)), jnp.eye(2), -jnp.eye(2)])
-    found = kmeans(points, 5, key=KEY, coordinates="tangent")
+    found = kmeans(points, 5, coordinates="tangent")
     assert np.all(np.bincount(found.labels, minlength=5) > 0)
     np.testing.assert_allclose(found.distance, 0, atol=1e-6)
 
 
 def test_as_many_clusters_as_points_and_one():
     points = jax.random.normal(KEY, (9, 2))
-    np.testing.assert_allclose(
-        kmeans(points, 9, key=KEY, coordinates="tangent").distance, 0, atol=1e-3
-    )
-    assert not kmeans(points, 1, key=KEY, coordinates="tangent").labels.any()
+    np.testing.assert_allclose(kmeans(points, 9, coordinates="tangent").distance, 0, atol=1e-3)
+    assert not kmeans(points, 1, coordinates="tangent").labels.any()
 
 
 @pytest.mark.parametrize("step", [0.01, 1.0, 4.0])

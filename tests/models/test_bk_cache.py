@@ -11,35 +11,37 @@ from bk_models import CONFIG, VARIANTS, apply, extend, init, lively, tokens
 
 from physnet.models import bk_core
 
+# Few programs for many tests: these, 40 tokens with `return_info`, and one layer of the first.
+SPARSE = {name: dataclasses.replace(config, density=0.3) for name, config in VARIANTS.items()}
+SHALLOW = dataclasses.replace(SPARSE["both"], layers=1)
 
-@pytest.mark.parametrize("name", VARIANTS)
+
+@pytest.mark.parametrize("name", SPARSE)
 def test_pieces_give_the_logits_of_the_whole(name):
-    config = dataclasses.replace(VARIANTS[name], density=0.3)
+    """And a token that no partner lets through is not stored."""
+    config = SPARSE[name]
     params = lively(config)
-    row = tokens(2, 24, seed=3)
-    whole = apply(config, params, row)
-    cache, pieces = bk_core.init_cache(config, 2, capacity=24), []
-    for start, stop in itertools.pairwise((0, 22, 23, 24)):
+    row = tokens(2, 40, seed=3)
+    whole, info = apply(config, params, row, return_info=True)
+    cache, pieces = bk_core.init_cache(config, 2, capacity=40), []
+    for start, stop in itertools.pairwise((0, 38, 39, 40)):
         logits, cache = extend(config, params, row[:, start:stop], cache)
         pieces.append(logits)
     got = jnp.concatenate(pieces, 1)
     np.testing.assert_allclose(got, whole, atol=1e-5 * max(1, float(jnp.abs(whole).max())))
-    assert int(cache.length) == 24
+    assert int(cache.length) == 40
+    if config.attention:
+        only_tokens_with_partners_are_stored(config, params, info["score"], cache)
 
 
-def test_a_token_that_no_partner_lets_through_is_not_stored():
-    config = dataclasses.replace(CONFIG, density=0.3)
-    params = lively(config)
-    row = tokens(2, 40, seed=3)
-    _, cache = extend(config, params, row, bk_core.init_cache(config, 2, capacity=40))
-    score = apply(config, params, row, return_info=True)[1]["score"]
+def only_tokens_with_partners_are_stored(config, params, score, cache):
     beyond = 40 - (config.local_window - 1)
     for index, layer in enumerate(cache.layers):
         threshold = params["layers"]["attention"]["threshold"][index][None, None]
-        kept = (score[index] > threshold)[:, :beyond]
+        kept = np.asarray(score[index] > threshold)[:, :beyond]
         np.testing.assert_array_equal(layer.count, kept.sum(1))
         for n in range(config.heads):
-            stored = layer.slots.position[0, : int(layer.count[0, n]), n]
+            stored = np.asarray(layer.slots.position)[0, : int(layer.count[0, n]), n]
             np.testing.assert_array_equal(stored, np.flatnonzero(kept[0, :, n]))
         assert layer.ring.key.shape[1] == config.local_window - 1
     stored = sum(float(layer.count.mean()) for layer in cache.layers) / config.layers
@@ -60,32 +62,32 @@ def test_too_few_slots_show_as_nan_and_are_refused_where_known(bare_errors):
 def greedy(config, params, prompt, count):
     row = jnp.pad(prompt, ((0, 0), (0, count)))
     for t in range(prompt.shape[1], row.shape[1]):
-        logits = apply(config, params, row)[:, t - 1]
-        row = row.at[:, t].set(jnp.argmax(logits, -1).astype(row.dtype))
+        logits, _ = apply(config, params, row, return_info=True)
+        row = row.at[:, t].set(jnp.argmax(logits[:, t - 1], -1).astype(row.dtype))
     return row[:, prompt.shape[1] :]
 
 
 @pytest.mark.parametrize("name", ["both", "mixer"])
 def test_greedy_text_is_that_of_the_uncached_model(name):
-    config = VARIANTS[name]
+    config = SPARSE[name]
     params = lively(config)
     prompt = tokens(2, 5, seed=7)
-    made = bk_core.generate(config, params, prompt, 30, key=jax.random.key(0), temperature=0.0)
-    np.testing.assert_array_equal(made, greedy(config, params, prompt, 30))
+    made = bk_core.generate(config, params, prompt, 35, key=jax.random.key(0), temperature=0.0)
+    np.testing.assert_array_equal(made, greedy(config, params, prompt, 35))
     assert made.dtype == prompt.dtype
 
 
 def test_samples_depend_on_the_key_alone_not_on_how_the_cache_grows(monkeypatch):
-    config = dataclasses.replace(CONFIG, layers=1)
+    config = SHALLOW
     params = lively(config)
     prompt, key, other = tokens(2, 3), jax.random.key(5), jax.random.key(6)
 
     def sample(params, key):
-        return bk_core.generate(config, params, prompt, 21, key=key)
+        return bk_core.generate(config, params, prompt, 13, key=key)
 
     outside = sample(params, key)
     inside = jax.jit(jax.vmap(sample, in_axes=(None, 0)))(params, jnp.stack([key, other]))
-    assert inside.shape == (2, 2, 21)
+    assert inside.shape == (2, 2, 13)
     np.testing.assert_array_equal(outside, inside[0])
     assert not np.array_equal(inside[1], outside)
     monkeypatch.setattr("physnet.models.bk_core._generate._SEGMENT", 4)
@@ -105,7 +107,7 @@ def test_bad_arguments_of_generate_are_named(bare_errors):
 
 
 def test_long_sequences_over_blocks_are_causal_and_decode_alike():
-    config = dataclasses.replace(CONFIG, layers=1, density=0.3)
+    config = SHALLOW
     params = lively(config)
     row = tokens(1, 300, seed=2)  # more than 256: attention computes kept blocks only
     whole = apply(config, params, row)
@@ -117,16 +119,17 @@ def test_long_sequences_over_blocks_are_causal_and_decode_alike():
 
 
 def test_bfloat16_decodes_near_its_own_forward(bare_errors):
-    params = lively(CONFIG)
+    config = SPARSE["both"]
+    params = lively(config)
     row = tokens(2, 12, seed=4)
-    whole = apply(CONFIG, params, row, dtype=jnp.bfloat16)
-    cache = bk_core.init_cache(CONFIG, 2, capacity=12, dtype=jnp.bfloat16)
-    _, cache = extend(CONFIG, params, row[:, :11], cache, dtype=jnp.bfloat16)
-    last, cache = extend(CONFIG, params, row[:, 11:], cache, dtype=jnp.bfloat16)
+    whole = apply(config, params, row, dtype=jnp.bfloat16)
+    cache = bk_core.init_cache(config, 2, capacity=12, dtype=jnp.bfloat16)
+    _, cache = extend(config, params, row[:, :11], cache, dtype=jnp.bfloat16)
+    last, cache = extend(config, params, row[:, 11:], cache, dtype=jnp.bfloat16)
     scale = float(jnp.abs(whole).max())
     assert np.median(np.abs(last[:, 0] - whole[:, 11])) < 0.02 * scale
     with pytest.raises(ValueError, match="dtype must be the cache's bfloat16, got float32"):
-        bk_core.extend(CONFIG, params, row[:, 11:], cache)
+        bk_core.extend(config, params, row[:, 11:], cache)
 
 
 def test_nan_logits_are_no_text(bare_errors):

@@ -13,6 +13,8 @@ from flax import nnx
 from physnet.models import bk_core
 from physnet.models.bk_core import BKCore
 
+SHALLOW = dataclasses.replace(CONFIG, layers=1)  # where compiling is most of a test
+
 
 def reference(config, params, rows):
     """The same network in NumPy float64 with dense inverses, one site, pair and head at a time."""
@@ -167,11 +169,11 @@ def test_the_potential_learns_through_the_mixer_or_a_soft_gate_alone():
 
 def test_an_ensemble_of_parameters_under_vmap_jit_and_grad():
     sample = tokens()
-    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *(init(CONFIG, k) for k in range(3)))
-    ensemble = jax.jit(jax.vmap(lambda p: bk_core.calibrate(CONFIG, p, sample)))(ensemble)
+    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *(init(SHALLOW, k) for k in range(3)))
+    ensemble = jax.jit(jax.vmap(lambda p: bk_core.calibrate(SHALLOW, p, sample)))(ensemble)
 
     def loss(params):
-        return jnp.mean(jnp.square(bk_core.apply(CONFIG, params, sample)))
+        return jnp.mean(jnp.square(bk_core.apply(SHALLOW, params, sample)))
 
     together = jax.jit(jax.vmap(jax.grad(loss)))(ensemble)
     alone_gradient = jax.jit(jax.grad(loss))
@@ -202,10 +204,10 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
 
 
 def test_the_module_trains_and_generates_as_the_functions_do():
-    model = nnx.jit(lambda: BKCore(CONFIG, rngs=nnx.Rngs(0)))()
+    model = nnx.jit(lambda: BKCore(SHALLOW, rngs=nnx.Rngs(0)))()
     nnx.jit(lambda m: m.calibrate(tokens()))(model)
     np.testing.assert_array_equal(
-        nnx.jit(lambda m: m(tokens()))(model), apply(CONFIG, model.tree(), tokens())
+        nnx.jit(lambda m: m(tokens()))(model), apply(SHALLOW, model.tree(), tokens())
     )
     optimizer = nnx.Optimizer(model, optax.adamw(1e-2, weight_decay=0.1), wrt=nnx.Param)
     gate = {n: np.asarray(model.tree()["layers"]["attention"][n]) for n in ("ceiling", "threshold")}
@@ -226,7 +228,7 @@ def test_the_module_trains_and_generates_as_the_functions_do():
     for name, constant in gate.items():  # neither gradients nor weight decay move them
         np.testing.assert_array_equal(model.tree()["layers"]["attention"][name], constant)
     made = model.generate(tokens(1, 3), 4, key=jax.random.key(0))
-    same = bk_core.generate(CONFIG, model.tree(), tokens(1, 3), 4, key=jax.random.key(0))
+    same = bk_core.generate(SHALLOW, model.tree(), tokens(1, 3), 4, key=jax.random.key(0))
     np.testing.assert_array_equal(made, same)
 
 

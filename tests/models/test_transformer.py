@@ -176,17 +176,18 @@ def test_a_gpu_takes_fused_attention_where_it_serves(fused):
     config = CONFIG_DROP
     params = jax.tree.map(lambda x: 5 * x, init(config, jax.random.key(1)))
     low = functools.partial(transformer.apply, params=params, tokens=tokens(), dtype=jnp.bfloat16)
-    expected = low(config, implementation="xla")
+    expected = jax.jit(lambda: low(config, implementation="xla"))()
     assert not fused
-    np.testing.assert_allclose(low(config), expected, atol=0.05 * float(jnp.abs(expected).max()))
+    served = jax.jit(lambda: low(config))()
+    np.testing.assert_allclose(served, expected, atol=0.05 * float(jnp.abs(expected).max()))
     assert fused == [("cudnn", "bfloat16")]
     whole = dataclasses.replace(config, drop_weights=False)
-    low(whole, key=jax.random.key(0))
+    jax.eval_shape(lambda: low(whole, key=jax.random.key(0)))
     assert len(fused) == 2
-    low(config, key=jax.random.key(0))  # drops weights
-    transformer.apply(config, params, tokens())  # float32
+    jax.eval_shape(lambda: low(config, key=jax.random.key(0)))  # drops weights
+    jax.eval_shape(lambda: low(config, dtype=jnp.float32))
     small = init(CONFIG_HEAD_4, jax.random.key(0))
-    transformer.apply(CONFIG_HEAD_4, small, tokens(), dtype=jnp.bfloat16)  # head dimension 4
+    jax.eval_shape(lambda: low(CONFIG_HEAD_4, params=small))  # head dimension 4
     assert len(fused) == 2
 
 

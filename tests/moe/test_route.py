@@ -94,8 +94,8 @@ def test_any_curvature_and_number_of_experts(c, top_k, experts):
 def test_every_scale(scale):
     """Tiny: 1 - cosh loses all digits. Huge: cosh overflows, and all are compared one by one."""
     rng = np.random.default_rng(2)
-    draw = lambda n: jnp.asarray(scale * rng.normal(size=(n, 3)), jnp.float32)  # noqa: E731
-    tokens, centroids = draw(300), draw(50)
+    draw = lambda n: jnp.asarray(scale * rng.normal(size=(n, 6)), jnp.float32)  # noqa: E731
+    tokens, centroids = draw(300), draw(100)
     routing = routed(tokens, centroids)
     worse, chosen = regret(routing, tokens, centroids)
     assert (worse <= 1e-4 * chosen).all()
@@ -124,19 +124,19 @@ def test_by_a_tree():
 def test_more_siblings_than_candidates_fall_back_to_all():
     """100 experts that the product cannot tell apart."""
     rng = np.random.default_rng(3)
-    centre = np.broadcast_to(6.0 * np.eye(6)[:1], (100, 6))
-    experts = moved(centre, 0.5 * rng.normal(size=(100, 6))).astype(np.float32)
-    tokens = moved(centre[:50], 0.5 * rng.normal(size=(50, 6))).astype(np.float32)
+    centre = np.broadcast_to(6.0 * np.eye(6)[:1], (300, 6))
+    experts = moved(centre[:100], 0.5 * rng.normal(size=(100, 6))).astype(np.float32)
+    tokens = moved(centre, 0.5 * rng.normal(size=(300, 6))).astype(np.float32)
     routing = routed(jnp.asarray(tokens), jnp.asarray(experts))
     assert not routing.certified.all()
     assert regret(routing, tokens, experts)[0].max() < 1e-4
 
 
 def test_gates():
-    tokens, centroids = near_boundary(3, count=20)
-    plain = routed(tokens, centroids, top_k=3)
+    tokens, centroids = near_boundary(3, count=500)
+    plain = routed(tokens, centroids, top_k=4)
     np.testing.assert_allclose(plain.gate, np.exp(-np.asarray(plain.distance)), rtol=1e-6)
-    normal = routed(tokens, centroids, top_k=3, normalise=True)
+    normal = routed(tokens, centroids, top_k=4, normalise=True)
     np.testing.assert_allclose(
         normal.gate, plain.gate / plain.gate.sum(1, keepdims=True), rtol=1e-5
     )
@@ -144,7 +144,7 @@ def test_gates():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_dtypes(dtype):
-    tokens, centroids = (x.astype(dtype) for x in near_boundary(3, count=30))
+    tokens, centroids = (x.astype(dtype) for x in near_boundary(3))
     routing = routed(tokens, centroids)
     want = jnp.float64 if dtype == jnp.float64 else jnp.float32
     assert (routing.gate.dtype, routing.distance.dtype) == (want, want)

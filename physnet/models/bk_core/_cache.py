@@ -156,13 +156,13 @@ def extend(
         >>> import jax, jax.numpy as jnp
         >>> from physnet.models import bk_core
         >>> config = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
-        >>> params = bk_core.init(config, jax.random.key(0))
-        >>> tokens = jnp.array([[1, 2, 3, 4]])
+        >>> params = jax.jit(bk_core.init, static_argnums=0)(config, jax.random.key(0))
+        >>> tokens, extend = jnp.array([[1, 2, 3, 4]]), jax.jit(bk_core.extend, static_argnums=0)
         >>> cache = bk_core.init_cache(config, 1, capacity=8)
-        >>> _, cache = bk_core.extend(config, params, tokens[:, :3], cache)
-        >>> logits, cache = bk_core.extend(config, params, tokens[:, 3:], cache)
-        >>> whole = bk_core.apply(config, params, tokens)
-        >>> bool(jnp.allclose(logits[:, 0], whole[:, 3], atol=1e-5)), int(cache.length)
+        >>> _, cache = extend(config, params, tokens[:, :2], cache)
+        >>> logits, cache = extend(config, params, tokens[:, 2:], cache)
+        >>> whole = jax.jit(bk_core.apply, static_argnums=0)(config, params, tokens)
+        >>> bool(jnp.allclose(logits, whole[:, 2:], atol=1e-5)), int(cache.length)
         (True, 4)
     """
     check_tokens(tokens)

@@ -54,7 +54,7 @@ def generate(
         >>> import jax, jax.numpy as jnp
         >>> from physnet.models import bk_core
         >>> config = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
-        >>> params = bk_core.init(config, jax.random.key(0))
+        >>> params = jax.jit(bk_core.init, static_argnums=0)(config, jax.random.key(0))
         >>> bk_core.generate(config, params, jnp.array([[1, 2]]), 5, key=jax.random.key(1)).shape
         (1, 5)
     """

@@ -90,7 +90,7 @@ def init(config: BKCoreConfig, key: jax.Array) -> Params:
 
     Example:
         >>> import jax
-        >>> params = init(BKCoreConfig(vocab_size=64), jax.random.key(0))
+        >>> params = jax.jit(init, static_argnums=0)(BKCoreConfig(vocab_size=64), jax.random.key(0))
         >>> sum(leaf.size for leaf in jax.tree.leaves(params))
         804640
     """
@@ -178,10 +178,11 @@ def apply(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> config = BKCoreConfig(vocab_size=7, layers=2, heads=2, width=16, chains=4)
-        >>> params = init(config, jax.random.key(0))
+        >>> params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
+        >>> run = jax.jit(lambda tokens: apply(config, params, tokens))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
-        >>> later = apply(config, params, tokens.at[0, 3].set(6))
-        >>> bool((apply(config, params, tokens) == later)[:, :3].all())
+        >>> later = run(tokens.at[0, 3].set(6))
+        >>> bool((run(tokens) == later)[:, :3].all())
         True
     """
     check_tokens(tokens)

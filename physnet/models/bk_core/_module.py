@@ -24,8 +24,8 @@ class BKCore(ParamsModule):
         >>> config = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4)
         >>> model = bk_core.BKCore(config, rngs=nnx.Rngs(0))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
-        >>> model.calibrate(tokens)
-        >>> model(tokens).shape
+        >>> nnx.jit(lambda model: model.calibrate(tokens))(model)
+        >>> nnx.jit(lambda model: model(tokens))(model).shape
         (1, 4, 7)
     """
 
