@@ -29,8 +29,9 @@ def apply(
 
     By default no token is dropped: assignments are sorted by expert into blocks of rows, padded per
     expert, and every block meets its one expert; equal to a loop over tokens, in values and
-    derivatives. On CPUs blocks are computed one after another and empty ones are skipped; elsewhere
-    all at once, with a copy of the parameters a block.
+    derivatives. On CPUs blocks are computed one after another and empty ones are skipped, in sizes
+    that follow the loads where no derivatives are asked for; elsewhere all at once, with a copy of
+    the parameters a block.
 
     With a capacity factor every expert has ceil(factor n k / E) rows, filled in the order of the
     tokens; what comes later is dropped (output 0). That order keeps a sequence causal: no later
