@@ -103,9 +103,7 @@ def _kernel(kernels: Any, function: str, rule: Rule) -> Callable[..., Any]:
     return varying
 
 
-def _slots(
-    rule: Rule, x: Tensors, spoil: Spoil | None, pairs: Pairs, plan: _layout.Plan
-) -> Slots:
+def _slots(rule: Rule, x: Tensors, spoil: Spoil | None, pairs: Pairs, plan: _layout.Plan) -> Slots:
     batch, key_heads = len(x.query), x.key.shape[2]
     split = plan.query_order is not None and len(plan.query_order) != batch
     rows = batch * key_heads if split else batch

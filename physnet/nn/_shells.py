@@ -21,7 +21,7 @@ class ResolventMixer(ParamsModule):
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> layer = ResolventMixer(32, heads=4, rngs=nnx.Rngs(0))
-        >>> layer(jnp.ones((2, 5, 32))).shape
+        >>> nnx.jit(lambda layer, x: layer(x))(layer, jnp.ones((2, 5, 32))).shape
         (2, 5, 32)
     """
 
@@ -64,8 +64,9 @@ class ScatteringAttention(ParamsModule):
         >>> mix = ResolventMixer(32, heads=4, rngs=nnx.Rngs(0))
         >>> attend = ScatteringAttention(32, heads=2, rngs=nnx.Rngs(1))
         >>> x = jax.random.normal(jax.random.key(0), (2, 24, 32))
-        >>> attend.calibrate(mix.openness(x), density=0.5)
-        >>> attend(x, mix.openness(x)).shape
+        >>> openness = nnx.jit(lambda mix: mix.openness(x))(mix)
+        >>> attend.calibrate(openness, density=0.5)
+        >>> nnx.jit(lambda attend: attend(x, openness))(attend).shape
         (2, 24, 32)
     """
 

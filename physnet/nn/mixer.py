@@ -126,9 +126,10 @@ def apply(
         >>> import jax, jax.numpy as jnp
         >>> params = init(jax.random.key(0), 32, heads=4)
         >>> x = jax.random.normal(jax.random.key(1), (6, 32))
-        >>> whole = apply(params, x).output
-        >>> first = apply(params, x[:4])
-        >>> rest = apply(params, x[4:], state=first.state).output
+        >>> run = jax.jit(lambda x, state=None: apply(params, x, state=state))
+        >>> whole = run(x).output
+        >>> first = run(x[:3])
+        >>> rest = run(x[3:], first.state).output
         >>> bool(jnp.allclose(jnp.concatenate([first.output, rest]), whole, atol=1e-6))
         True
     """

@@ -211,12 +211,12 @@ def _run(
 
         def copy():
             look = None if careful else Look(r, b, head, rank, heads // key_heads)
+            ahead = STAGES - 1  # copies that nothing waits for: first, and in a row
 
-            def one(t, seen):
+            @pl.loop(0, count)
+            def _(t):
                 at, tokens = common.slot(t, STAGES), steps.tokens(t)
                 reused = t >= STAGES
-                if look:  # what it reads is here after the wait
-                    part = look.read(t - STAGES)
                 pl.when(reused)(lambda: plgpu.barrier_wait(r["k_free"].at[at]))
                 source, ready = r["k"].at[b, tokens, key_head], r["k_ready"].at[at]
                 plgpu.copy_gmem_to_smem(source, r["k_smem"].at[at], ready)
@@ -224,13 +224,12 @@ def _run(
                 pl.when(reused)(lambda: plgpu.barrier_wait(r["v_free"].at[at]))
                 source, ready = r["v"].at[b, tokens, key_head], r["v_ready"].at[at]
                 plgpu.copy_gmem_to_smem(source, r["v_smem"].at[at], ready)
-                return look.add(seen, part) if look else seen
+                if look:
+                    look.at(t - ahead)
 
             if look:
-                seen = lax.fori_loop(0, count, one, look.nothing())
-                look.finish(jnp.maximum(count - STAGES, 0), seen)
+                look.finish(jnp.maximum(count - ahead, 0))
             else:
-                lax.fori_loop(0, count, one, None)
 
                 @pl.loop(jnp.maximum(count - STAGES, 0), count)
                 def _(t):  # leave no signal behind

@@ -15,6 +15,7 @@ from physnet_kernels.scattering_attention import _mosaic_common as common
 from physnet_kernels.scattering_attention._types import BLOCK
 
 COLUMNS = 32  # of a piece: as many of a key and a value as a few registers hold
+_ROWS = common.WIDE.reduce(1)
 
 
 class Look:
@@ -22,55 +23,43 @@ class Look:
 
     def __init__(self, r: dict[str, Any], batch, head, rank, group: int) -> None:
         ranks, (_, tokens, _, width) = r["q"].shape[1] // BLOCK, r["k"].shape
-        self.refs = r
-        self.batch, self.head, self.rank, self.ranks = batch, lax.div(head, jnp.int32(group)), rank, ranks
+        self.refs, self.seen = r, r["looked_smem"]
+        self.batch, self.head = batch, lax.div(head, jnp.int32(group))
+        self.rank, self.ranks = rank, ranks
         self.columns = width // COLUMNS
         blocks = lax.div(tokens // BLOCK - rank + (ranks - 1), jnp.int32(ranks))
         self.blocks = jnp.where(lax.rem(head, jnp.int32(group)) == 0, blocks, 0)
         self.pieces = self.blocks * (2 * self.columns)
 
-    def nothing(self) -> jax.Array:
-        zero = jnp.full((common.HALF,), 0, jnp.float32)
-        return plgpu.layout_cast(zero, common.WIDE.reduce(1))
+        self._tell(plgpu.layout_cast(jnp.full((common.HALF,), 0, jnp.float32), _ROWS))
 
-    def read(self, index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A piece of keys and of values; zeros where there is none of this number."""
-        half = lax.div(index, jnp.int32(self.columns))
-        block = self.rank + lax.div(half, jnp.int32(2)) * self.ranks
-        first = block * BLOCK + lax.rem(half, jnp.int32(2)) * common.HALF
-        column = lax.rem(index, jnp.int32(self.columns)) * COLUMNS
-        place = self.batch, pl.ds(first, common.HALF), self.head, pl.ds(column, COLUMNS)
+    def at(self, index: jax.Array) -> None:
+        """Look at the piece of this number, if there is one."""
 
-        def piece():
-            return tuple(common.load(self.refs[n].at[place], common.WIDE) for n in ("k", "v"))
+        @pl.when((index >= 0) & (index < self.pieces))
+        def _():
+            half = lax.div(index, jnp.int32(self.columns))
+            block = self.rank + lax.div(half, jnp.int32(2)) * self.ranks
+            first = block * BLOCK + lax.rem(half, jnp.int32(2)) * common.HALF
+            column = lax.rem(index, jnp.int32(self.columns)) * COLUMNS
+            place = self.batch, pl.ds(first, common.HALF), self.head, pl.ds(column, COLUMNS)
+            keys, values = (common.load(self.refs[n].at[place], common.WIDE) for n in ("k", "v"))
+            nothing = (keys - keys) + (values - values)  # NaN where one of them is not finite
+            found = nothing.sum(axis=1).astype(jnp.float32)
+            self._tell(common.load(self.seen, _ROWS) + found)
 
-        def none():
-            shape = common.HALF, COLUMNS
-            zero = jnp.full(shape, 0, self.refs["k"].dtype)
-            return (plgpu.layout_cast(zero, common.WIDE),) * 2
-
-        return lax.cond((index >= 0) & (index < self.pieces), piece, none)
-
-    def add(self, seen: jax.Array, piece: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """NaN for a row of the piece that is not finite."""
-        keys, values = piece
-        return seen + ((keys - keys) + (values - values)).sum(axis=1).astype(jnp.float32)
-
-    def finish(self, done: jax.Array, seen: jax.Array) -> None:
+    def finish(self, done: jax.Array) -> None:
         """Look at what is left behind the first `done` pieces, and tell of all of them."""
-
-        def more(i, seen):
-            return self.add(seen, self.read(i))
-
-        seen = lax.fori_loop(done, jnp.maximum(done, self.pieces), more, seen)
-        smem = self.refs["looked_smem"]
-        smem[...] = seen
-        plgpu.commit_smem()
+        pl.loop(done, jnp.maximum(done, self.pieces))(self.at)
 
         @pl.loop(0, self.blocks)
         def _(i):
             block = self.rank + i * self.ranks
             target = self.refs["looked"].at[self.batch, self.head, block]
-            plgpu.copy_smem_to_gmem(smem, target)
+            plgpu.copy_smem_to_gmem(self.seen, target)
 
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+    def _tell(self, found: jax.Array) -> None:
+        self.seen[...] = found
+        plgpu.commit_smem()

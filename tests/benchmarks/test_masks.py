@@ -94,7 +94,7 @@ def test_the_scattering_row_is_bk_core():
     np.testing.assert_allclose(nats[1], step.losses(logits, targets), atol=1e-5)
     np.testing.assert_allclose(share, [1.0, info["kept_pairs"]], atol=1e-6)
     assert 0.4 < float(share[1]) < 0.5
-    own = bk_core.init(config, jax.random.key(0))["layers"]["mixer"]
+    own = plain["layers"]["mixer"]
     assert SCATTERING.parameters(config) == sum(leaf.size for leaf in jax.tree.leaves(own))
 
 

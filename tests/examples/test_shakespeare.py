@@ -143,7 +143,7 @@ def test_a_text_of_the_users_own(job, tmp_path):
 
 @pytest.fixture
 def refused_at_once():
-    """What the command says, in this process, before it runs anything."""
+    """What the command says, in this process, before it trains anything."""
 
     def run(*arguments):
         settings = shakespeare.command_line([*QUICK, *map(str, arguments)])
@@ -197,11 +197,11 @@ def test_a_loss_that_is_not_finite_is_an_exit_code(refused, tmp_path):
     assert f"at step {len(lines) + 1} " in message
 
 
-def test_changed_settings_and_damaged_checkpoints(job, refused, smoke, tmp_path):
+def test_changed_settings_and_damaged_checkpoints(job, refused_at_once, smoke, tmp_path):
     """On a copy of the finished smoke run: nothing is overwritten, and what is redone is equal."""
     report, folder = smoke
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    message = refused(*QUICK, "--training.seed", 1, "--directory", tmp_path)
+    message = refused_at_once("--training.seed", 1, "--directory", tmp_path)
     assert "holds a run with other settings (training.seed was 0, is 1)" in message
 
     for name in ("transformer", "bk"):
@@ -223,7 +223,7 @@ def test_changed_settings_and_damaged_checkpoints(job, refused, smoke, tmp_path)
     for path in (tmp_path / "transformer" / "checkpoints").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
-    message = refused(*QUICK, "--directory", tmp_path)
+    message = refused_at_once("--directory", tmp_path)
     assert "no checkpoint in" in message
     assert "they are kept under" in message
     assert len(list((tmp_path / "transformer" / "damaged").iterdir())) == 3
