@@ -18,6 +18,7 @@ NAMES = ("xla", "mosaic_gpu", "triton", "cudnn", "cuda")
 HOPPER, AMPERE, NO_GPU = (9, 0), (8, 6), (0, 0)
 
 
+@functools.cache
 def _arguments():
     """Arguments with which each function that takes `implementation` runs."""
     onsite = jnp.array([0.3, -0.2, 0.5, 0.1], jnp.float32)
@@ -35,7 +36,7 @@ def _arguments():
         ),
         "attention.block_sparse_attention": ((x, x, x, jnp.ones((2, 2), bool)), {}),
         "models.transformer.apply": (
-            (transformer.init(TINY, jax.random.key(0)), jnp.arange(8, dtype=jnp.int32)[None] % 5),
+            (jax.jit(INIT)(jax.random.key(0)), jnp.arange(8, dtype=jnp.int32)[None] % 5),
             {},
         ),
     }
@@ -52,6 +53,7 @@ def _dispatched():
 
 
 TINY = transformer.TransformerConfig(vocab_size=5, layers=1, heads=2, width=8, context=8)
+INIT = functools.partial(transformer.init, TINY)
 KERNELS = _dispatched()  # those of this library; the model takes cuDNN's
 FUNCTIONS = KERNELS | {"models.transformer.apply": functools.partial(transformer.apply, TINY)}
 operations = pytest.mark.parametrize("operation", sorted(FUNCTIONS))
@@ -89,7 +91,9 @@ def test_a_name_that_is_not_there_raises_and_says_what_is(operation, bare_errors
 def test_none_agrees_with_the_reference(operation):
     arguments, options = _arguments()[operation]
     call = functools.partial(FUNCTIONS[operation], *arguments, **options)
-    chosen, reference = call(implementation=None), call(implementation="xla")
+    chosen, reference = (
+        jax.jit(functools.partial(call, implementation=name))() for name in (None, "xla")
+    )
     np.testing.assert_allclose(chosen, reference, rtol=1e-5)
     assert np.abs(reference).max() > 0.01
 
@@ -217,5 +221,6 @@ def test_no_fallback_is_silent(operation, device, monkeypatch):
             )
         assert asked.pop() == (name or names[0])
         assert not asked
-    FUNCTIONS[operation](*arguments, **options, implementation="xla")
+    run = functools.partial(FUNCTIONS[operation], **options, implementation="xla")
+    jax.jit(run)(*arguments)
     assert not asked
