@@ -115,6 +115,12 @@ def calls(shape: Shape, kept: list[float], implementations: list[str]):
             *("attention_mgpu, dense, float16", run, False, [(1.0, causal, ())]),
             shape.tensors(jnp.float16),
         )
+    if gates:
+
+        def schedule_alone(query, key, value, score, tau, edges):
+            return scattering.schedule(score, tau, edges=edges, block_size=BLOCK)
+
+        yield "schedule of token scores, alone", schedule_alone, False, gates, tensors
     for name in implementations:
 
         def whole(query, key, value, name=name):
@@ -168,7 +174,7 @@ def seconds(call: Call) -> float:
         return (time.perf_counter() - start) / count
 
     lap(2)
-    count = max(3, min(40, int(0.15 / lap(1))))
+    count = max(3, min(40, int(0.08 / lap(1))))
     return float(np.median([lap(count) for _ in range(4)]))
 
 

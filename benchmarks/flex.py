@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import torch
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from triton.testing import do_bench
 
 BLOCK = 128
@@ -22,13 +22,22 @@ def masks(length: int, kept: list[float]):
         random = np.random.default_rng(0).uniform(size=(count, count)) < share
         mask = np.tril(random | np.eye(count, dtype=bool))
         pairs = int(mask.sum()) * BLOCK**2 - count * BLOCK * (BLOCK - 1) // 2
-        blocks = torch.tensor(mask, device="cuda")
+        whole = np.tril(mask, -1)
 
-        def keep(batch, head, query, key, blocks=blocks):
-            return blocks[query // BLOCK, key // BLOCK] & (key <= query)
+        def keep(batch, head, query, key):  # of the blocks that hold something else, too
+            return key <= query
 
-        made = create_block_mask(keep, 1, 1, length, length, device="cuda", BLOCK_SIZE=BLOCK)
+        lists = (torch.tensor(x, device="cuda") for x in (*listed(mask & ~whole), *listed(whole)))
+        made = BlockMask.from_kv_blocks(
+            *lists, BLOCK_SIZE=BLOCK, mask_mod=keep, seq_lengths=(length, length)
+        )
         yield float(mask.sum() / np.tril(np.ones_like(mask)).sum()), pairs, made
+
+
+def listed(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many blocks of a row a mask holds, and their numbers, those first."""
+    order = np.argsort(~mask, axis=-1, kind="stable").astype(np.int32)
+    return mask.sum(-1, dtype=np.int32)[None, None], order[None, None]
 
 
 def tensors(length: int, heads: int, key_heads: int, width: int):

@@ -1,9 +1,11 @@
 """The gradients of attention on Hopper along the lists of the key blocks.
 
 A tile holds a block of keys and forms the weights again, transposed; the gradients of keys and
-values add up in its registers over the query heads of the key head. The gradient of queries is
-added to memory in float32, in no fixed order: each warpgroup gives the columns that are its own,
-once both have handed over what their keys say of a block of queries.
+values add up in its registers. The gradient of queries is added to memory in float32, in no fixed
+order: each warpgroup gives the columns that are its own, once both have handed over what their keys
+say of a block of queries. Where query heads share keys, each has tiles of its own, which add to
+memory, too: tiles of all of them together would not find the queries of that many heads in the L2
+cache. Without sums in memory there is no other way.
 """
 
 import jax
@@ -45,6 +47,7 @@ def along_keys(
     # Two accumulators of 64 x 256 do not fit into a warpgroup's registers: there both warpgroups
     # take the same keys, and each sums half of the columns. Keys and values lie in halves too.
     split = width == 256
+    apart = with_query and group > 1  # a tile is about one query head
     columns = width // 2 if split else width
     dtype = query.dtype
     near, far = common.sides(rule, labels)
@@ -62,12 +65,14 @@ def along_keys(
     }
     operands |= common.operands_of(labels, near, far)
     order = lists.key_order
-    if group > 1 and many > 1:  # heads of a group share the order of their key head
+    if group > 1 and many > 1 and not apart:  # heads of a group share the order of their key head
         total = lists.key_count.reshape(batch, key_heads, group, -1).sum(axis=2)
         order = jnp.repeat(jnp.argsort(-total, axis=-1).astype(jnp.int32), group, axis=1)
     spoilt = jnp.any(marks.queries.reshape(batch, heads, -1, BLOCK), axis=(1, 3))
     operands |= common.table(order, lists.key_count, lists.key_steps, spoilt)
-    results = {n: jax.ShapeDtypeStruct(key.shape, dtype) for n in ("dk", "dv")}
+    results = {}
+    if not apart:
+        results = {n: jax.ShapeDtypeStruct(key.shape, dtype) for n in ("dk", "dv")}
     half = width // 2
     scratch = {
         "k_smem": common.tile((2, common.HALF, columns), dtype, half),
@@ -85,27 +90,31 @@ def along_keys(
     sums = {}
     if with_query:
         sums["dq"] = jnp.zeros(query.shape, jnp.float32)
+        if apart:
+            sums |= {n: jnp.zeros(key.shape, jnp.float32) for n in ("dk", "dv")}
         scratch["ds_smem"] = common.tile((2, 2, common.HALF, BLOCK_Q), dtype, half)
         scratch["dq_smem"] = common.tile((2, BLOCK_Q, half), jnp.float32)
         scratch["handed_over"] = plgpu.Barrier(num_arrivals=2)
     shape = (common.HALF, BLOCK_Q)
 
-    def attention_along_keys(r, b, key_head, rank):
+    def attention_along_keys(r, b, unit, rank):
         wg = lax.axis_index("wg")
-        part = wg
+        first, count = (unit, 1) if apart else (unit * group, group)  # query heads
+        key_head = lax.div(unit, jnp.int32(group)) if apart else unit
+        part_of_tile = wg
         if split:
-            part, rank = lax.rem(rank, jnp.int32(2)), lax.div(rank, jnp.int32(2))
-        block = r["order"][b, common.share(key_head * group, heads, many), rank]
+            part_of_tile, rank = lax.rem(rank, jnp.int32(2)), lax.div(rank, jnp.int32(2))
+        block = r["order"][b, common.share(first, heads, many), rank]
 
         def over_heads(visit, carry):
-            """visit(head, steps, carry) for the query heads of the key head."""
+            """visit(head, steps, carry) for the query heads of the tile."""
 
             def of_head(g, carry):
-                head = key_head * group + g
+                head = first + g
                 row = r["table"].at[b, common.share(head, heads, many), rank]
                 return visit(head, common.Steps(row, BLOCK // BLOCK_Q), carry)
 
-            return of_head(0, carry) if group == 1 else lax.fori_loop(0, group, of_head, carry)
+            return of_head(0, carry) if count == 1 else lax.fori_loop(0, count, of_head, carry)
 
         def half_of(index):
             return pl.ds(index * half, half)
@@ -119,8 +128,8 @@ def along_keys(
         @pl.when(wg < 2)
         def _compute():
             plgpu.set_max_registers(240, action="increase")
-            mine = pl.ds(block * BLOCK + part * common.HALF, common.HALF)
-            fixed = common.read_labels(r, "key", b, key_head * group, heads, mine, common.ROWS)
+            mine = pl.ds(block * BLOCK + part_of_tile * common.HALF, common.HALF)
+            fixed = common.read_labels(r, "key", b, first, heads, mine, common.ROWS)
 
             def product(acc_ref, keys, queries):
                 if not split:
@@ -133,7 +142,7 @@ def along_keys(
                 theirs = common.buffered_labels(r, at)
                 threshold = common.threshold_of(r, b, head, heads)
                 ours = fixed
-                if fixed.score is not None and group > 1 and far.score.shape[1] > 1:
+                if fixed.score is not None and count > 1 and far.score.shape[1] > 1:
                     score = common.load(r["key_score"].at[b, head, mine], common.ROWS)
                     ours = fixed._replace(score=score)
                 spread = (lambda q: common.down(q, shape), lambda k: common.across(k, shape))
@@ -157,13 +166,17 @@ def along_keys(
                     ds = r["ds_smem"].at[place, i].transpose((1, 0))
                     plgpu.wgmma(dq_ref, ds, r["k_smem"].at[i].at[:, half_of(wg)])
 
-            def add(dq, head, start):
+            def add(part, name, start, head, columns):
+                """Add 64 rows and half of the columns to a sum in memory."""
                 smem = r["dq_smem"].at[wg]
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                smem[...] = dq
+                smem[...] = part
                 plgpu.commit_smem()
-                total = r["dq"].at[b, pl.ds(start, BLOCK_Q), head, half_of(wg)]
+                total = r[name].at[b, pl.ds(start, BLOCK_Q), head, half_of(columns)]
                 plgpu.copy_smem_to_gmem(smem, total, reduction_op="add")
+
+            def add_query(dq, head, start):
+                add(dq, "dq", start, head, wg)
 
             def of_head(head, steps, carry):
                 def step(t, carry):
@@ -211,7 +224,7 @@ def along_keys(
                         if with_query:
                             dq = plgpu.wgmma_accumulator_load(rest[0], wait_n=2)
                             plgpu.barrier_arrive(r["handed_over"])
-                            pl.when(done > 0)(lambda: add(dq, *before))
+                            pl.when(done > 0)(lambda: add_query(dq, *before))
 
                     start = [dv, dk]
                     if with_query:
@@ -260,15 +273,22 @@ def along_keys(
                         of_queries(dq_ref, common.slot(done + 1, 2))
                         return dq_ref[...]
 
-                    add(pl.run_scoped(last, common.ACC((BLOCK_Q, half), jnp.float32)), *before)
+                    dq = pl.run_scoped(last, common.ACC((BLOCK_Q, half), jnp.float32))
+                    add_query(dq, *before)
 
             common.meet(r["met"])  # the other warpgroup may still read these keys
             nothing = common.across(bad_keys() > 0, dk.shape)
             for n, total in (("k", dk * rule.scale), ("v", dv)):
+                total = jnp.where(nothing, 0.0, total)
+                if apart:
+                    for i in range(2):
+                        part = total[:, i * half : (i + 1) * half]
+                        add(part, f"d{n}", mine.start, key_head, i)
+                    continue
                 smem = r[f"{n}_smem"].at[wg]
-                smem[...] = jnp.where(nothing, 0.0, total).astype(dtype)
+                smem[...] = total.astype(dtype)
                 plgpu.commit_smem()
-                plgpu.copy_smem_to_gmem(smem, in_memory(f"d{n}", part, wg))
+                plgpu.copy_smem_to_gmem(smem, in_memory(f"d{n}", part_of_tile, wg))
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
         @pl.when(wg == 2)
@@ -276,7 +296,7 @@ def along_keys(
             plgpu.set_max_registers(24, action="decrease")
             for i in range(2):
                 for n in ("k", "v"):
-                    source = in_memory(n, part if split else i, i)
+                    source = in_memory(n, part_of_tile if split else i, i)
                     plgpu.copy_gmem_to_smem(source, r[f"{n}_smem"].at[i], r["k_ready"])
 
             def of_head(head, steps, done):
@@ -301,5 +321,9 @@ def along_keys(
 
             over_heads(of_head, jnp.int32(0))
 
-    grid = batch, key_heads, slots // BLOCK * (2 if split else 1)
-    return common.run(attention_along_keys, operands, results, scratch, grid, sums)
+    grid = batch, heads if apart else key_heads, slots // BLOCK * (2 if split else 1)
+    found = common.run(attention_along_keys, operands, results, scratch, grid, sums)
+    if not apart:
+        return found
+    of_query, *of_keys = found
+    return (*(total.astype(dtype) for total in of_keys), of_query)
