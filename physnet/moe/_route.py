@@ -67,7 +67,8 @@ def route(
         top_k: How many experts a token has, 1..E. Static.
         curvature: c > 0, of curvature -c; a number.
         search: "dense" compares with all centroids; "tree" builds `hyperbolic.tree` over them and
-            searches it, exact too and faster for many centroids that form a hierarchy; a `Tree` of
+            searches it, exact too and faster for many centroids that form a hierarchy, slower for
+            those spread evenly over many dimensions, of which it must see nearly all; a `Tree` of
             these centroids and this curvature, once built, saves the building. Static but for a
             Tree.
         normalise: Whether the gates of a token sum to 1: softmax(-d) over the top_k.
