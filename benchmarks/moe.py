@@ -8,6 +8,7 @@ one process; a time is the least of its repeats.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from physnet import moe
+from physnet.hyperbolic import tree
 
 RESULTS = Path(__file__).parent / "results" / "moe.json"
 
@@ -70,6 +72,10 @@ def with_tree(tokens, centroids):
     return moe.route(tokens, centroids, search="tree").expert[:, 0]
 
 
+def with_tree_built(tokens, centroids, built):
+    return moe.route(tokens, centroids, search=built).expert[:, 0]
+
+
 def affine(tokens, centroids):
     """Klein's affine form alone, in full precision: fails far out."""
     r, q = (2 * jnp.linalg.norm(x, axis=1, keepdims=True) for x in (tokens, centroids))
@@ -101,6 +107,23 @@ def near_boundary(radius, count, size=8):
     own = experts[rng.integers(0, 256, count)].astype(np.float64)
     tokens = moved(own, 0.3 * rng.normal(size=(count, size))).astype(np.float32)
     return jnp.asarray(tokens), jnp.asarray(experts)
+
+
+def hierarchy(count, size, tokens):
+    """Centroids at the tips of branches, 8 from each and 2.5 long, and tokens at .3 of some."""
+    rng = np.random.default_rng(size)
+
+    def branches(n):
+        x = rng.normal(size=(n, size))
+        return 2.5 * x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    x = branches(8) / 2
+    while len(x) < count:
+        x = moved(np.repeat(x, 8, axis=0), branches(8 * len(x)))
+    x = x[rng.permutation(len(x))[:count]]
+    apart = 0.3 * rng.normal(size=(tokens, size)) / np.sqrt(size)
+    points = moved(x[rng.integers(0, count, tokens)], apart)
+    return jnp.asarray(points, jnp.float32), jnp.asarray(x, jnp.float32)
 
 
 def wrong(choice, tokens, centroids):
@@ -173,6 +196,34 @@ def execution(experts, count, d, o, skew, repeats):
     }
 
 
+def searching(experts, d, count, repeats):
+    """The exact tree beside the comparison with all, both with the tree's building and without."""
+    tokens, centroids = hierarchy(experts, d, count)
+    built = jax.jit(functools.partial(tree.build, key=jax.random.key(0)))(centroids)
+    ways = {
+        "dense": lambda t, c, b: dense(t, c),
+        "tree": lambda t, c, b: with_tree(t, c),
+        "tree, built before": with_tree_built,
+    }
+    ms = times(ways, (tokens, centroids, built), repeats)
+    found = jax.jit(tree.search)(built, tokens)
+    part = tokens[:32]  # all distances of these are a few hundred MiB
+    return {
+        "experts": experts,
+        "tokens": count,
+        "d": d,
+        "ms": ms,
+        "dense_over_tree": round(ms["dense"] / ms["tree"], 1),
+        "dense_over_tree_built_before": round(ms["dense"] / ms["tree, built before"], 1),
+        "evaluations_a_token": round(float(jnp.mean(found.evaluations)), 1),
+        "certified": float(jnp.mean(found.certified)),
+        "wrong": wrong(found.index[:32, 0], part, centroids),
+        "other_than_dense": float(
+            jnp.mean(found.index[:, 0] != jax.jit(dense)(tokens, centroids)),
+        ),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small shapes, nothing is written")
@@ -195,6 +246,10 @@ def main():
         row["ms"] = times(ways, arguments, repeats)
         accuracy.append(row)
         print(json.dumps(row), flush=True)
+    searched = []
+    for experts, d in [(300, 4)] if quick else [(16384, 4), (16384, 16), (65536, 4), (65536, 16)]:
+        searched.append(searching(experts, d, 100 if quick else 1024, 1))
+        print(json.dumps(searched[-1]), flush=True)
     if quick:
         return
     results = {
@@ -205,6 +260,7 @@ def main():
         "jax": jax.__version__,
         "execution": rows,
         "routing": accuracy,
+        "searching_a_hierarchy": searched,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
