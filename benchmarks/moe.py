@@ -257,6 +257,7 @@ def main():
         "cpu": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[2],  # above 1 others ran: two threads shared a core
         "jax": jax.__version__,
         "execution": rows,
         "routing": accuracy,
