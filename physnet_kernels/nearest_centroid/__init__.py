@@ -1,1 +1,1 @@
-"""The nearest centroids of hyperbolic space, and the distances of all pairs."""
+"""The nearest centroids of hyperbolic space."""

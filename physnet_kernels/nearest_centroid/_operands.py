@@ -41,24 +41,26 @@ def centroids(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """s' (E', D) and its tail (E', TAIL), |v| (E), and whether all of it is finite.
 
-    E' is E filled up to whole tiles of so many columns. Within a tile, what one of the lanes that
-    share a row of a product holds (columns 2l, 2l + 1, 2l + 8, ...) are neighbours in v.
+    E' is E filled up to whole tiles of so many columns, of `lanes` groups each. A group are
+    neighbours in v; in the table they stand as one of the four threads that share a row of a
+    product holds its scores: in columns 2l, 2l + 1, 2l + 8, ..., l < 4, of a part of the tile.
     """
     length, unit = _polar(v)
     q = scale * length
     s = jnp.sinh(q) * unit
     short, lost = _rounded(s)
     bias = -2 * jnp.square(jnp.sinh(q / 2)) * (1 - rounding(v.shape[1]))
-    finite = jnp.isfinite(bias).all() & jnp.isfinite(s).all()
     high, middle, low = _three(bias)
     tail = _tail([high, middle, low, _up(_norm(s)), _up(lost)])
+    table = _wide(short.astype(jnp.bfloat16))
+    finite = jnp.isfinite(table).all() & jnp.isfinite(tail).all()
     missing = -v.shape[0] % columns
     empty = jnp.zeros((missing, TAIL), jnp.bfloat16).at[:, 0].set(LOWEST)
-    table = jnp.pad(_wide(short.astype(jnp.bfloat16)), ((0, missing), (0, 0)))
+    table = jnp.pad(table, ((0, missing), (0, 0)))
     tail = jnp.concatenate([tail, empty])
 
     def by_lanes(x):
-        x = x.reshape(-1, lanes, columns // (2 * lanes), 2, x.shape[1])
+        x = x.reshape(-1, 4, columns // (2 * lanes), 2, x.shape[1])
         return x.swapaxes(1, 2).reshape(-1, x.shape[-1])
 
     return by_lanes(table), by_lanes(tail), length[:, 0], finite

@@ -5,43 +5,30 @@ import triton.language as tl
 
 
 @triton.jit
-def log_square(v, w, a, b, scale, there, WIDTH: tl.constexpr):
-    """log sinh^2(D / 2) of vectors at pointers v, w, of lengths a, b; all of one shape (m, n).
+def log_square(v, w, a, b, scale):
+    """log sinh^2(D / 2) of vectors v, w of lengths a, b, which broadcast to (m, n).
 
     sinh^2(D / 2) = sinh^2(rho / 2) + sinh r sinh q |turn|^2 / 4,  r = scale a, q = scale b,
     with rho = r - q and turn = v / a - w / b from v - w, whose digits count where both are far, and
-    in units of e^{r + q}: no overflow. A lane adds up a pair's coordinates, four at a time.
+    in units of e^{r + q}: no overflow. Coordinates come as (m, n, parts, 16), so that four threads
+    share a pair.
     """
     both = a + b
-    inner = tl.zeros_like(a)
-    for start in range(0, WIDTH, 16):
-        for part in tl.static_range(0, 16, 4):
-            x, y = _four(v, w, there, start + part, WIDTH)
-            inner += tl.sum((x - y) * (x + y), 2)
-    closer = inner / tl.where(both > 0, both, 1.0)  # |v| - |w|
-    share = (closer / tl.where(b > 0, b, 1.0))[:, :, None]
-    chord = tl.zeros_like(a)
-    for start in range(0, WIDTH, 16):
-        for part in tl.static_range(0, 16, 4):
-            x, y = _four(v, w, there, start + part, WIDTH)
-            turn = (x - y) - y * share
-            chord += tl.sum(turn * turn, 2)
+    change = v - w
+    closer = _sum(change * (v + w)) / tl.where(both > 0, both, 1.0)  # |v| - |w|
+    turn = change - w * (closer / tl.where(b > 0, b, 1.0))[:, :, None, None]
     below = 1 / tl.where(a > 0, a, 1.0)
+    chord = _sum(turn * turn) * (below * below)
     r, q, rho = scale * a, scale * b, scale * tl.abs(closer)
     less = less_than_one(rho)
     radial = tl.exp(-2 * tl.minimum(r, q)) * less * less
-    across = less_than_one(2 * r) * less_than_one(2 * q) * (chord * below * below)
+    across = less_than_one(2 * r) * less_than_one(2 * q) * chord
     return r + q + tl.log(0.25 * radial + 0.0625 * across)
 
 
 @triton.jit
-def _four(v, w, there, start, WIDTH: tl.constexpr):
-    feature = start + tl.arange(0, 4)
-    mask = there[:, :, None]
-    if WIDTH % 16 != 0:
-        mask = mask & (feature < WIDTH)[None, None, :]
-    at = feature[None, None, :]
-    return tl.load(v[:, :, None] + at, mask, 0.0), tl.load(w[:, :, None] + at, mask, 0.0)
+def _sum(x):
+    return tl.sum(tl.sum(x, 2), 2)
 
 
 @triton.jit
@@ -54,3 +41,10 @@ def less_than_one(x):
     series = 1 - x * (1.0 / 3) * series
     series = 1 - x * (1.0 / 2) * series
     return tl.where(x < 0.5, x * series, 1 - tl.exp(-x))
+
+
+@triton.jit
+def half_sinh_square(x):
+    """sinh^2(x / 2) for x >= 0."""
+    less = less_than_one(x)
+    return 0.25 * less * less * tl.exp(x)

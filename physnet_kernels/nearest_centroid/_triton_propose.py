@@ -1,8 +1,9 @@
 """Upper bounds on all scores, of which the best groups of centroids stay: device code.
 
-A product of tiles leaves a row of scores in the registers of four lanes, every lane two of eight
-neighbouring columns. The 16 columns that a lane has of a tile are a group. Its best score takes the
-number of the tile into its last bits and goes into the lane's list of the best groups so far.
+A product of tiles leaves a row of scores in the registers of four threads, each with two of eight
+neighbouring columns. Groups are the columns that a thread has of a tile, or of a half or a quarter
+of it. A lane is a thread, or its half or quarter, with a list of the best groups so far: of each
+group the best score, with the number of the tile in its last bits.
 """
 
 import triton
@@ -25,13 +26,14 @@ def propose_kernel(
     TAIL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    LANES: tl.constexpr,
     KEPT: tl.constexpr,
     BITS: tl.constexpr,
 ):
     """Program i: ROWS tokens against all centroids.
 
-    best (N, 4, KEPT): scores, the last BITS of which are a tile; others (N, 4), the largest of the
-    scores that are not among them.
+    best (N, LANES, KEPT): scores, the last BITS of which are a tile; others (N, LANES), the
+    largest of the scores that are not among them.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < N
@@ -39,7 +41,8 @@ def propose_kernel(
     at = tl.where(there, row, 0).to(tl.int64)
     x = tl.load(tokens + at[:, None] * D + wide[None, :])
     x_tail = tl.load(token_tails + at[:, None] * TAIL + narrow[None, :])
-    lists = tl.full((ROWS, 4), _LOWEST, tl.float32)
+    parts: tl.constexpr = LANES // 4
+    lists = tl.full((ROWS, parts, 4), _LOWEST, tl.float32)
     first, second, third, fourth, rest = lists, lists, lists, lists, lists
     column = tl.arange(0, COLUMNS)
     for tile in range(TILES):
@@ -47,8 +50,8 @@ def propose_kernel(
         w_tail = tl.load(table_tails + (tile * COLUMNS + column)[None, :] * TAIL + narrow[:, None])
         score = tl.dot(x, w)
         score = tl.dot(x_tail, w_tail, score)
-        score = tl.max(tl.reshape(score, (ROWS, COLUMNS // 8, 4, 2)), 3)
-        bits = tl.max(score, 1).to(tl.int32, bitcast=True)
+        score = tl.max(tl.reshape(score, (ROWS, parts, COLUMNS // (2 * LANES), 4, 2)), 4)
+        bits = tl.max(score, 2).to(tl.int32, bitcast=True)
         score = ((bits & (-1 << BITS)) | tile).to(tl.float32, bitcast=True)
         first, score = tl.maximum(first, score), tl.minimum(first, score)
         if KEPT > 1:
@@ -58,8 +61,9 @@ def propose_kernel(
         if KEPT > 3:
             fourth, score = tl.maximum(fourth, score), tl.minimum(fourth, score)
         rest = tl.maximum(rest, score)
-    lane = at[:, None] * 4 + tl.arange(0, 4)[None, :]
-    mask = there[:, None]
+    part, four = tl.arange(0, parts)[None, :, None], tl.arange(0, 4)[None, None, :]
+    lane = at[:, None, None] * LANES + part * 4 + four
+    mask = there[:, None, None]
     tl.store(best + lane * KEPT, first, mask)
     if KEPT > 1:
         tl.store(best + lane * KEPT + 1, second, mask)
