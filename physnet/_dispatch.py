@@ -57,6 +57,10 @@ def _some_pairs(facts: Facts) -> str | None:
     return None if facts["pairs"] else "at least one query and one key"
 
 
+def _some_points(facts: Facts) -> str | None:
+    return None if facts["pairs"] else "at least one pair of points"
+
+
 def _float32_scores(facts: Facts) -> str | None:
     name = np.dtype(facts["score_dtype"]).name
     return None if name != "float64" else "scores and thresholds of float32, got float64"
@@ -104,6 +108,10 @@ _TABLE: dict[str, dict[Implementation, tuple[Requirement, ...]]] = {
         "xla": (),
     },
     "moe.route(search='tree')": {"xla": ()},
+    "hyperbolic.polar.pairwise": {
+        "triton": (_ampere, _triton, _dtypes("float32"), _few("d", 128), _some_points),
+        "xla": (),
+    },
     "models.transformer.apply": {
         "cudnn": (_ampere, _dtypes("bfloat16", "float16"), _cudnn_head_dim, _whole_weights),
         "xla": (),

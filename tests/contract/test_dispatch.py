@@ -11,10 +11,11 @@ import pytest
 
 from physnet import _dispatch, attention, birman_schwinger, greens, moe, scattering
 from physnet.attention import _over_blocks
+from physnet.hyperbolic import polar
 from physnet.models import transformer
 from physnet.moe import _route
 
-MECHANISMS = (attention, birman_schwinger, greens, moe, scattering)
+MECHANISMS = (attention, birman_schwinger, greens, moe, polar, scattering)
 NAMES = ("xla", "mosaic_gpu", "triton", "cudnn", "cuda")
 HOPPER, AMPERE, NO_GPU = (9, 0), (8, 6), (0, 0)
 
@@ -39,6 +40,7 @@ def _arguments():
         "attention.block_sparse_attention": ((x, x, x, jnp.ones((2, 2), bool)), {}),
         "moe.route(search='dense')": ((points, points[:3] + 1), {}),
         "moe.route(search='tree')": ((points, points[:3] + 1), {}),
+        "hyperbolic.polar.pairwise": ((points, points[:3] + 1), {}),
         "models.transformer.apply": (
             (jax.jit(INIT)(jax.random.key(0)), jnp.arange(8, dtype=jnp.int32)[None] % 5),
             {},
@@ -216,6 +218,7 @@ def test_no_fallback_is_silent(operation, device, monkeypatch):
         options = options | {"block_size": 128}
         arguments = (*arguments[:3], jnp.ones((1, 1), bool))
     monkeypatch.setattr(_route, "PAYS", 0)
+    monkeypatch.setattr(polar, "PAYS", 0)
     asked = []
 
     def load(folder, name):

@@ -23,7 +23,7 @@ PUBLIC = {
     "physnet.hyperbolic.lorentz": "distance expmap logmap expmap0 logmap0 transport project inner "
     "from_poincare to_poincare from_tangent to_tangent midpoint",
     "physnet.hyperbolic.tree": "build search Tree Found",
-    "physnet.hyperbolic.polar": "distance to_poincare from_poincare midpoint",
+    "physnet.hyperbolic.polar": "distance pairwise to_poincare from_poincare midpoint",
     "physnet.attention": "scattering_attention block_sparse_attention",
     "physnet.moe": "route gate Routing apply ball_expert load Load",
     "physnet.optim": "riemannian_adam riemannian_sgd ema_midpoint RiemannianAdamState "

@@ -1,0 +1,1 @@
+"""The hyperbolic distances of all pairs of two sets of points."""
