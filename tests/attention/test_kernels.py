@@ -34,25 +34,28 @@ def operands(head_dim, heads=4, key_heads=2, own=False, scored=True, blocks=(3, 
     labels = mosaic_gpu.Labels(
         *(ints(2, p * BLOCK), ints(2, q * BLOCK), ints(2, p * BLOCK), ints(2, q * BLOCK)),
         *(scores if scored else (None, None, None)),
-        *(floats(2, key_heads, q * BLOCK), floats(2, heads, p * BLOCK)),
+    )
+    marks = mosaic_gpu.Marks(
+        jax.ShapeDtypeStruct((2, heads, p * BLOCK), jnp.bool_),
+        jax.ShapeDtypeStruct((2, key_heads, q), jnp.bool_),
     )
     tensors = [
         jax.ShapeDtypeStruct((2, n * BLOCK, h, head_dim), jnp.bfloat16)
         for n, h in ((p, heads), (q, key_heads), (q, key_heads))
     ]
     rows = floats(2, heads, p * BLOCK)
-    return tensors, rows, lists, labels
+    return tensors, rows, marks, lists, labels
 
 
 @pytest.mark.parametrize(("head_dim", "band"), [(64, "far"), (128, "all"), (256, "near")])
 def test_mosaic_kernels_lower_for_cuda_without_a_gpu(head_dim, band):
-    tensors, rows, lists, labels = operands(head_dim, own=band == "far", scored=band != "near")
+    tensors, rows, marks, lists, labels = operands(head_dim, own=band == "far", scored=band != "near")
     rule = mosaic_gpu.Rule(band, 16, band != "near", 0.1)
     forward = jax.jit(functools.partial(mosaic_gpu.forward, rule=rule))
     backward = jax.jit(functools.partial(mosaic_gpu.backward, rule=rule))
     for function, arrays in (
         (forward, (*tensors, lists, labels)),
-        (backward, (*tensors, tensors[0], rows, rows, lists, labels)),
+        (backward, (*tensors, tensors[0], rows, rows, marks, lists, labels)),
     ):
         text = function.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
         assert "mosaic_gpu" in text
@@ -60,11 +63,11 @@ def test_mosaic_kernels_lower_for_cuda_without_a_gpu(head_dim, band):
 
 @pytest.mark.parametrize(
     ("options", "flags", "kernels"),
-    [
-        ({}, "", 2),
-        ({}, "--xla_gpu_deterministic_ops=true", 3),
-        ({"local_window": 20}, "--xla_gpu_deterministic_ops=false", 4),
-        ({"threshold": None}, "", 2),
+    [  # two for a forward pass, one or two for its backward pass
+        ({}, "", 3),
+        ({}, "--xla_gpu_deterministic_ops=true", 4),
+        ({"local_window": 20}, "--xla_gpu_deterministic_ops=false", 6),
+        ({"threshold": None}, "", 3),
     ],
 )
 def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options, flags, kernels):
@@ -85,14 +88,17 @@ def test_attention_lowers_to_the_kernels_without_a_gpu(monkeypatch, options, fla
 
 def test_the_kernels_mark_empty_slots_as_attention_does():
     assert NO_TOKEN == _arguments.NO_TOKEN
-    tensors, _, lists, labels = operands(64)
+    tensors, _, marks, lists, labels = operands(64)
     out = jax.eval_shape(
         functools.partial(mosaic_gpu.forward, rule=mosaic_gpu.Rule("all", 0, True, 1.0)),
         *tensors,
         lists,
         labels,
     )
-    assert [x.shape for x in out] == [tensors[0].shape, (2, 4, 3 * BLOCK)]
+    assert [x.shape for x in out[:2]] == [tensors[0].shape, (2, 4, 3 * BLOCK)]
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), out[2]) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), marks
+    )
 
 
 def inputs(time, heads=4, key_heads=2, head_dim=64, batch=2, dtype=jnp.bfloat16):
@@ -244,3 +250,29 @@ def test_many_tiles(kernel):
 
     want = run("xla", *(a.astype(jnp.float32) for a in (query, key, value)))
     close(run(kernel.name, query, key, value), want)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_what_is_not_finite_stays_where_it_is_seen_among_many_tiles(kernel, head_dim):
+    query, key, value, score = inputs(1100, heads=8, key_heads=2, batch=3, head_dim=head_dim)
+    query = query.at[0, 17, 1, 3].set(jnp.inf)
+    key = key.at[1, 300, 0, 5].set(-jnp.inf).at[1, 1099, 1, 0].set(jnp.nan)
+    value = value.at[2, 700, 1, 0].set(jnp.nan).at[2, 900, 0, head_dim - 1].set(jnp.inf)
+
+    def run(implement, *arrays):
+        output, lse = call(implement, *arrays, score)
+        total = jnp.where(jnp.isfinite(output), output, 0).astype(jnp.float32) ** 2
+        return jnp.sum(total), (output, lse)
+
+    def reference(function, *arrays, **options):
+        return function(*arrays, implementation="xla", **options)
+
+    def with_gradients(implement):
+        run_it = functools.partial(run, implement)
+        return jax.jit(jax.value_and_grad(run_it, argnums=(0, 1, 2), has_aux=True))
+
+    (_, outputs), gradients = with_gradients(kernel)(query, key, value)
+    (_, wanted), expected = with_gradients(reference)(query, key, value)
+    close(outputs, wanted)
+    close(gradients, expected)
+    assert 0 < np.isnan(np.asarray(outputs[1])).mean() < 0.5
