@@ -14,7 +14,7 @@ import numpy as np
 
 from physnet import _dispatch
 from physnet.attention import _layout, _visits
-from physnet.attention._arguments import NO_TOKEN, Labels, Pairs, Spoil, Tensors
+from physnet.attention._arguments import NO_TOKEN, Labels, Pairs, Tensors
 from physnet.attention._loops import Rule, rows_by_vmap
 
 _BLOCK = 128
@@ -34,12 +34,11 @@ def forward(
     name: _dispatch.Implementation,
     rule: Rule,
     x: Tensors,
-    spoil: Spoil | None,
     pairs: Pairs,
     plan: _layout.Plan,
 ) -> tuple[jax.Array, jax.Array, Slots]:
     """Output (B, T, N, D) and lse (B, T, N) of a pass, and what its backward needs again."""
-    slots = _slots(rule, x, spoil, pairs, plan)
+    slots = _slots(rule, x, pairs, plan)
     kernel = _kernel(_load(name), "forward", rule)
     output, lse, *marks = kernel(*slots.tensors, slots.lists, slots.labels)
     batch, time, _, width = x.query.shape
@@ -61,7 +60,10 @@ def backward(
     lse: jax.Array,
     shift: jax.Array,
 ) -> Tensors:
-    """Cotangents of a pass; lse is inf where there is nothing to descend, shift = dO O - dlse."""
+    """Cotangents of a pass; lse is inf where there is nothing to descend, shift = dO O - dlse.
+
+    Rows that are NaN, or whose cotangent is, get NaN and give nothing; what is not finite gets 0.
+    """
     batch, time, _, width = x.query.shape
     span, key_heads = x.key.shape[1:3]
     d_output = _wide(d_output.astype(x.query.dtype))
@@ -103,7 +105,7 @@ def _kernel(kernels: Any, function: str, rule: Rule) -> Callable[..., Any]:
     return varying
 
 
-def _slots(rule: Rule, x: Tensors, spoil: Spoil | None, pairs: Pairs, plan: _layout.Plan) -> Slots:
+def _slots(rule: Rule, x: Tensors, pairs: Pairs, plan: _layout.Plan) -> Slots:
     batch, key_heads = len(x.query), x.key.shape[2]
     split = plan.query_order is not None and len(plan.query_order) != batch
     rows = batch * key_heads if split else batch
@@ -131,13 +133,9 @@ def _slots(rule: Rule, x: Tensors, spoil: Spoil | None, pairs: Pairs, plan: _lay
         many = max(query.shape[1], key.shape[1], tau.shape[1])
         query, key = (jnp.broadcast_to(s, (rows, many, s.shape[2])) for s in (query, key))
         scores = (query, key, jnp.broadcast_to(tau.astype(jnp.float32), (rows, many)))
-    spoilt = None
-    if spoil is not None:
-        in_slots = _in_slots(spoil.key.astype(jnp.float32), plan.key_order, key_heads)
-        spoilt = jnp.swapaxes(in_slots, 1, 2)
     positions = labels(pairs.position, int(NO_TOKEN))
     segments = labels(pairs.segment, 0)
-    every: Any = (*positions, *segments, *scores, spoilt)
+    every: Any = (*positions, *segments, *scores)
     label = _visits.Labels(*every)
     return Slots(tensors, _visits.lists(rule, label, plan.kept, _BLOCK), label)
 

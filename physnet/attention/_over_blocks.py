@@ -57,7 +57,7 @@ def attend(
     # and with them all that the loops carry.
     leaves = jax.tree.leaves((x, pairs, plans))
     zero: Any = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.float32) for leaf in leaves)
-    if name == "mosaic_gpu":  # its kernels find out by themselves: no pass over the tensors
+    if name != "xla":  # kernels find out by themselves: no pass over the tensors
         # XLA drops a selection that a constant decides.
         x = Tensors(*(jnp.where(np.ones((), bool), a, zero.astype(a.dtype)) for a in x))
         return sparse(name, rules, size, x, None, pairs, plans)

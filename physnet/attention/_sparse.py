@@ -32,10 +32,10 @@ def sparse(
         name: What runs a pass: "xla" or a kernel. Static.
         rules: one a pass; no pair may belong to two of them. Static.
         size: slots of a block, for "xla". Static.
-        x: tensors, finite but for "mosaic_gpu"; in a shard_map they vary over every axis that
-            anything here varies over.
-        spoil: which tokens are non-finite; None for "mosaic_gpu", which finds out by itself. A
-            key makes NaN of every query that sees it.
+        x: tensors, finite for "xla"; in a shard_map they vary over every axis that anything here
+            varies over.
+        spoil: which tokens are non-finite, for "xla"; kernels find out by themselves. A key makes
+            NaN of every query that sees it.
         pairs: scores, positions and segments.
         plans: orders of tokens, one a pass.
 
@@ -56,7 +56,7 @@ def _run(name, rules, size, x, spoil, pairs, plans):
 
     def one(rule, plan):
         if name != "xla":
-            return _kernels.forward(name, rule, x, spoil, pairs, plan)
+            return _kernels.forward(name, rule, x, pairs, plan)
         blocks = _loops.forward(rule)(_layout.operands(x, spoil.key, pairs, plan, size))
         output, lse = (_layout.tokens_of(a, plan.query_order, batch, length) for a in blocks)
         return output, lse, None

@@ -33,7 +33,6 @@ class Labels(NamedTuple):
     query_score: jax.Array | None  # (R, S, slots) float32
     key_score: jax.Array | None
     threshold: Any  # (R, S) or None
-    spoil: Any  # (R, K, slots) float32: NaN at keys that make NaN of who sees them; or None
 
 
 def lists(rule: Rule, labels: Labels, kept: jax.Array | None, size: int) -> Lists:
@@ -102,8 +101,6 @@ def _blocks(rule: Rule, labels: Labels, size: int) -> tuple[jax.Array, jax.Array
         key_low, key_high = (of_keys(x) for x in span(in_blocks(labels.key_segment), other))
         active = active & (key_low <= high) & (key_high >= low)
         free = free & (low == high) & (key_low == key_high) & (low == key_low)
-    if labels.spoil is not None:
-        free = free & ~of_keys(jnp.any(jnp.isnan(in_blocks(labels.spoil)), axis=(1, 3)))
     active, free = active[:, None], free[:, None]
     if rule.band != "near" and labels.query_score is not None:
         query, key = in_blocks(labels.query_score), in_blocks(labels.key_score)

@@ -3,13 +3,15 @@
     p = exp(scale q.k - lse),  ds = p (dO.v - shift)
     dq = scale ds k,  dk = scale ds^T q,  dv = p^T dO
 
-The weights are masked, not the logits: a query whose lse is NaN or inf then leaves the keys alone
-that it does not see.
+The weights are masked, not the logits. The CAREFUL forms write the results of key heads that
+`again` names, over the old ones, with zeros for tokens that are not finite: a query that sees such
+a key has lost its lse, and has no gradient to give.
 """
 
 import triton
 import triton.language as tl
 
+from physnet_kernels.scattering_attention._triton_finite import doubt, quiet, without
 from physnet_kernels.scattering_attention._triton_mask import load_labels, pair_mask
 
 _BLOCK = tl.constexpr(128)
@@ -34,8 +36,8 @@ def query_kernel(
     query_score,
     key_score,
     threshold,
-    spoil,
-    spoiled,
+    again,
+    old_d_query,
     query_blocks,
     key_blocks,
     width,
@@ -54,6 +56,7 @@ def query_kernel(
     KEY_HEADS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):
     """Program (head, place in the order): dq of ROWS queries."""
     FACTOR: tl.constexpr = SCALE * _LOG2_E
@@ -68,6 +71,10 @@ def query_kernel(
     key_head = head // (HEADS // KEY_HEADS)
     list_row = batch * HEADS + head if OWN_LISTS else batch
     score_row = batch * HEADS + head if OWN_SCORES else batch
+    if CAREFUL:
+        wanted = tl.load(again + batch * KEY_HEADS + key_head)
+        if wanted == 0:
+            return
 
     block = tl.load(order + list_row * query_blocks + rank // parts)
     visits = tl.load(count + list_row * query_blocks + block)
@@ -86,6 +93,8 @@ def query_kernel(
     row = batch_head.to(tl.int64) * query_length + tokens
     base = tl.load(lse + row)
     offset = tl.load(shift + row)
+    if CAREFUL:
+        odd, lost, base, offset = quiet(q, base, offset)
     key += batch * key_length * key_stride + key_head * D
     value += batch * key_length * key_stride + key_head * D
     key_tile = tl.arange(0, COLUMNS)[:, None] * key_stride + features[None, :]
@@ -96,8 +105,6 @@ def query_kernel(
     key_segment += batch * key_length
     query_score += score_row * query_length
     key_score += score_row * key_length
-    spoil += (batch * KEY_HEADS + key_head) * key_length
-    spoiled += (batch * KEY_HEADS + key_head) * key_blocks
     bound = 0.0
     if SCORES:
         bound = tl.load(threshold + score_row)
@@ -114,13 +121,12 @@ def query_kernel(
         there = key_first.to(tl.int64) * key_stride
         k = tl.load(key + there + key_tile)
         v = tl.load(value + there + key_tile)
-        is_spoiled = tl.load(spoiled + (step >> 1))
+        if CAREFUL:
+            k, v = without(k, doubt(k) != 0.0), without(v, doubt(v) != 0.0)
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         d_weight = tl.dot(cotangent, tl.trans(v), input_precision=PRECISION)
         weight = tl.exp2(logits * FACTOR - base[:, None])
         if step & 1:
-            if is_spoiled:
-                weight += tl.load(spoil + key_first + tl.arange(0, COLUMNS))[None, :]
             key_place, key_part, key_strength = load_labels(
                 key_position, key_segment, key_score, key_first, COLUMNS, SEGMENTS, SCORES
             )
@@ -143,6 +149,8 @@ def query_kernel(
         d_logits = weight * (d_weight - offset[:, None])
         result = tl.dot(d_logits.to(k.dtype), k, result, input_precision=PRECISION)
 
+    if CAREFUL:
+        result = tl.where(odd[:, None], 0.0, tl.where(lost[:, None], float("nan"), result))
     tl.store(d_query + here + tile, (result * SCALE).to(d_query.dtype.element_ty))
 
 
@@ -164,8 +172,9 @@ def key_kernel(
     query_score,
     key_score,
     threshold,
-    spoil,
-    spoiled,
+    again,
+    old_d_key,
+    old_d_value,
     query_blocks,
     key_blocks,
     width,
@@ -185,6 +194,7 @@ def key_kernel(
     KEY_HEADS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):
     """Program (key head, place in the order): dk and dv of COLUMNS keys, over the group's heads."""
     FACTOR: tl.constexpr = SCALE * _LOG2_E
@@ -198,6 +208,10 @@ def key_kernel(
     key_head = batch_key_head % KEY_HEADS
     group = HEADS // KEY_HEADS
     list_row = batch * HEADS + key_head * group if OWN_LISTS else batch
+    if CAREFUL:
+        wanted = tl.load(again + batch * KEY_HEADS + key_head)
+        if wanted == 0:
+            return
 
     block = tl.load(order + list_row * key_blocks + rank // parts)
     first = block * _BLOCK + (rank % parts) * COLUMNS
@@ -210,6 +224,8 @@ def key_kernel(
     key_tile = tl.arange(0, COLUMNS)[:, None] * key_stride + features[None, :]
     k = tl.load(key + here + key_tile)
     v = tl.load(value + here + key_tile)
+    if CAREFUL:
+        k, v = without(k, doubt(k) != 0.0), without(v, doubt(v) != 0.0)
     query += batch * query_length * stride
     d_output += batch * query_length * stride
     tile = tl.arange(0, ROWS)[:, None] * stride + features[None, :]
@@ -219,8 +235,6 @@ def key_kernel(
     key_position += batch * key_length
     query_segment += batch * query_length
     key_segment += batch * key_length
-    spoil += (batch * KEY_HEADS + key_head) * key_length
-    is_spoiled = tl.load(spoiled + (batch * KEY_HEADS + key_head) * key_blocks + block)
 
     key_result = tl.zeros([COLUMNS, D], tl.float32)
     value_result = tl.zeros([COLUMNS, D], tl.float32)
@@ -234,6 +248,15 @@ def key_kernel(
         bound = 0.0
         if SCORES:
             bound = tl.load(threshold + score_row)
+        place, part, strength = load_labels(
+            key_position,
+            key_segment,
+            key_score + score_row * key_length,
+            first,
+            COLUMNS,
+            SEGMENTS,
+            SCORES,
+        )
         following = tl.load(visited, mask=visits > 0, other=0)
         for t in range(visits * per_block):
             step = following
@@ -244,21 +267,14 @@ def key_kernel(
             cotangent = tl.load(d_output + there + tile)
             base = tl.load(lse + row + query_first + slots)
             offset = tl.load(shift + row + query_first + slots)
+            if CAREFUL:
+                odd, lost, base, offset = quiet(q, base, offset)
+                q = without(q, odd)
+                cotangent = without(cotangent, odd | lost)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION)
             d_weight = tl.dot(v, tl.trans(cotangent), input_precision=PRECISION)
             weight = tl.exp2(logits * FACTOR - base[None, :])
             if step & 1:
-                if is_spoiled:
-                    weight += tl.load(spoil + first + tl.arange(0, COLUMNS))[:, None]
-                place, part, strength = load_labels(
-                    key_position,
-                    key_segment,
-                    key_score + score_row * key_length,
-                    first,
-                    COLUMNS,
-                    SEGMENTS,
-                    SCORES,
-                )
                 query_place, query_part, query_strength = load_labels(
                     query_position,
                     query_segment,

@@ -1,8 +1,12 @@
-"""Online softmax of one block of queries over the key blocks of its list: device code."""
+"""Online softmax of one block of queries over the key blocks of its list: device code.
+
+Values that are not finite show in the result, queries and keys are looked at on the side.
+"""
 
 import triton
 import triton.language as tl
 
+from physnet_kernels.scattering_attention._triton_finite import doubt, without
 from physnet_kernels.scattering_attention._triton_mask import load_labels, pair_mask
 
 _BLOCK = tl.constexpr(128)
@@ -25,13 +29,16 @@ def forward_kernel(
     query_score,
     key_score,
     threshold,
-    spoil,
-    spoiled,
+    again,
+    old_output,
+    old_lse,
+    old_found,
     query_blocks,
     key_blocks,
     width,
     output,
     lse,
+    found,
     SCALE: tl.constexpr,
     BAND: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -46,8 +53,12 @@ def forward_kernel(
     KEY_HEADS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):
     """Program (head, place in the order): ROWS queries against all that they see.
+
+    `found` tells of each program whether it met something that is not finite. The CAREFUL form
+    writes the results of key heads that `again` names, over the old ones.
 
     Logits are kept in units of 1 / SCALE and turned into powers of two inside the exponent; a
     SCALE that is not positive goes into the query instead, so that the largest stays the largest.
@@ -64,6 +75,10 @@ def forward_kernel(
     key_head = head // (HEADS // KEY_HEADS)
     list_row = batch * HEADS + head if OWN_LISTS else batch
     score_row = batch * HEADS + head if OWN_SCORES else batch
+    if CAREFUL:
+        wanted = tl.load(again + batch * KEY_HEADS + key_head)
+        if wanted == 0:
+            return
 
     block = tl.load(order + list_row * query_blocks + rank // parts)
     visits = tl.load(count + list_row * query_blocks + block)
@@ -92,8 +107,6 @@ def forward_kernel(
     key_segment += batch * key_length
     query_score += score_row * query_length
     key_score += score_row * key_length
-    spoil += (batch * KEY_HEADS + key_head) * key_length
-    spoiled += (batch * KEY_HEADS + key_head) * key_blocks
     bound = 0.0
     if SCORES:
         bound = tl.load(threshold + score_row)
@@ -112,12 +125,12 @@ def forward_kernel(
         there = key_first.to(tl.int64) * key_stride
         k = tl.load(key + there + key_tile)
         v = tl.load(value + there + key_tile)
-        is_spoiled = tl.load(spoiled + (step >> 1))
         logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        if CAREFUL:
+            spoil = doubt(k) + doubt(v)  # 0 or NaN: who sees such a key becomes NaN
+            logits = tl.where(spoil[None, :] != 0.0, float("nan"), logits)
+            v = without(v, doubt(v) != 0.0)
         if step & 1:
-            extra = tl.load(
-                spoil + key_first + tl.arange(0, COLUMNS), mask=is_spoiled != 0, other=0.0
-            )
             key_place, key_part, key_strength = load_labels(
                 key_position, key_segment, key_score, key_first, COLUMNS, SEGMENTS, SCORES
             )
@@ -136,7 +149,7 @@ def forward_kernel(
                 SEGMENTS,
                 SCORES,
             )
-            logits = tl.where(mask, logits + extra[None, :], float("-inf"))
+            logits = tl.where(mask, logits, float("-inf"))
         larger = tl.maximum(top, tl.max(logits, axis=1) * FACTOR)
         base = tl.where(larger == float("-inf"), 0.0, larger)
         weight = tl.exp2(logits * FACTOR - base[:, None])
@@ -146,6 +159,9 @@ def forward_kernel(
         result = tl.dot(weight.to(v.dtype), v, result, input_precision=PRECISION)
         top = larger
 
+    if CAREFUL:
+        odd = doubt(tl.load(query + here + tile)) != 0.0
+        total = tl.where(odd, float("nan"), total)
     divisor = tl.where(total == 0.0, 1.0, total)
     result = result / divisor[:, None]
     tl.store(output + here + tile, result.to(output.dtype.element_ty))
@@ -153,3 +169,15 @@ def forward_kernel(
     tl.store(
         lse + batch_head.to(tl.int64) * query_length + tokens, (top + tl.log2(divisor)) * _LN_2
     )
+    if not CAREFUL:
+        # a tile of keys is looked at by one program of the heads that share it
+        group: tl.constexpr = HEADS // KEY_HEADS
+        at = (head % group) * per_head + block * parts + rank % parts
+        looked = tl.zeros([COLUMNS], tl.float32)
+        for _ in range(at, key_blocks * per_block, group * per_head):
+            looked += doubt(tl.load(key + at.to(tl.int64) * (COLUMNS * key_stride) + key_tile))
+            at += group * per_head
+        # a load of its own: a sum over q in the registers makes float32 spill
+        met = doubt(tl.load(query + here + tile)) + doubt(result)
+        met = tl.sum(met) + tl.sum(looked)
+        tl.store(found + program, (met != 0.0).to(tl.int32))

@@ -44,13 +44,10 @@ class Labels(NamedTuple):
     query_score: jax.Array | None  # (B, S, 128 P) float32
     key_score: jax.Array | None  # (B, S, 128 Q)
     threshold: jax.Array | None  # (B, S) float32
-    # (B, K, 128 Q) float32: NaN at keys that make NaN of who sees them, else 0. None for kernels
-    # that find out themselves.
-    spoil: jax.Array | None
 
 
 class Marks(NamedTuple):
-    """What a forward kernel that finds out itself says of tokens that are not finite."""
+    """What a forward kernel says of tokens that are not finite."""
 
     queries: jax.Array  # (B, N, 128 P) booleans
     key_blocks: jax.Array  # (B, K, Q): blocks that may hold such keys or values

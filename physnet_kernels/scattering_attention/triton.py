@@ -2,9 +2,14 @@
 
 Shapes as in `_types`. One program takes a tile of queries (forward, dq) or of keys (dk and dv) over
 the list of its block, in the order of the list, and pays for the mask only where a step says so.
+
+The kernels take for granted that all is finite. Where it is not, a second, careful launch forms the
+results again; else that one does nothing.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,32 +40,42 @@ def forward(
     *,
     rule: Rule,
     tile: Tile | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Softmax attention over the pairs that the lists visit and the labels let pass.
 
     Args:
-        query: (B, 128 P, N, D), finite, of one of DTYPES, D one of HEAD_DIMS.
+        query: (B, 128 P, N, D), of one of DTYPES, D one of HEAD_DIMS.
         key, value: (B, 128 Q, K, D), likewise.
         lists, labels, rule: see `_types`.
         tile: by default one for this device.
 
     Returns:
-        Output (B, 128 P, N, D) in the dtype of the query, 0 for a query without a pair, and lse
-        (B, N, 128 P) float32, -inf without a pair.
+        Output (B, 128 P, N, D) in the dtype of the query, 0 for a query without a pair; lse
+        (B, N, 128 P) float32, -inf without a pair; and (B, K) int32, not 0 where something of a key
+        head or of its queries is not finite. A query that is not, or that sees a key or value that
+        is not, gets NaN; no other one does.
     """
     batch, length, heads, _ = query.shape
-    lse = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
+    key_heads = key.shape[2]
     tile = tile or _tile("forward", query)
-    return _call(
+    shape = (batch, heads, length // tile.rows)
+    call = _calls(
         _triton_forward.forward_kernel,
         (query, key, value, lists.steps, lists.count, lists.order),
-        lists,
         labels,
-        rule,
+        constants(lists, labels, rule),
         tile,
-        programs=batch * heads * (length // tile.rows),
-        out_shape=(_like(query), lse),
+        programs=math.prod(shape),
+        out_shape=(
+            _like(query),
+            jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
+            jax.ShapeDtypeStruct(shape, jnp.int32),
+        ),
     )
+    results = call()
+    again = jnp.any(results[2].reshape(batch, key_heads, -1) != 0, axis=-1).astype(jnp.int32)
+    output, lse, _ = call(again, results)
+    return _varying(output, query), _varying(lse, query), _varying(again, query)
 
 
 def backward(
@@ -70,6 +85,7 @@ def backward(
     d_output: jax.Array,
     lse: jax.Array,
     shift: jax.Array,
+    again: jax.Array,
     lists: Lists,
     labels: Labels,
     *,
@@ -81,64 +97,62 @@ def backward(
 
     Args:
         query, key, value, lists, labels, rule: as in `forward`.
-        d_output: (B, 128 P, N, D), of the dtype of query, finite.
-        lse: (B, N, 128 P) float32, +inf where there is nothing to descend.
-        shift: sum dO O - dlse (B, N, 128 P) float32, finite.
+        d_output: (B, 128 P, N, D), of the dtype of query.
+        lse: (B, N, 128 P) float32, +inf where there is nothing to descend. Rows with NaN, or where
+            `shift` is not finite, get NaN and give nothing to keys and values.
+        shift: sum dO O - dlse (B, N, 128 P) float32.
+        again: the last result of `forward`. What is not finite has no gradient.
         query_tile, key_tile: by default those for this device.
     """
     batch, length, heads, _ = query.shape
     _, key_length, key_heads, _ = key.shape
+    lost = jnp.isnan(lse) | ~jnp.isfinite(shift)
+    lost = jnp.any(lost.reshape(batch, key_heads, -1), axis=-1)
+    again = again | lost.astype(jnp.int32)
     tensors = (query, key, value, d_output, lse * math.log2(math.e), shift)
     query_tile = query_tile or _tile("query", query)
     key_tile = key_tile or _tile("key", query)
-    (d_query,) = _call(
+    of_query = _calls(
         _triton_backward.query_kernel,
         (*tensors, lists.steps, lists.count, lists.order),
-        lists,
         labels,
-        rule,
+        constants(lists, labels, rule),
         query_tile,
         programs=batch * heads * (length // query_tile.rows),
         out_shape=(_like(query),),
     )
-    d_key, d_value = _call(
+    of_keys = _calls(
         _triton_backward.key_kernel,
         (*tensors, lists.key_steps, lists.key_count, lists.key_order),
-        lists,
         labels,
-        rule,
+        constants(lists, labels, rule),
         key_tile,
         programs=batch * key_heads * (key_length // key_tile.columns),
         out_shape=(_like(key), _like(value)),
     )
-    return d_query, d_key, d_value
+    (d_query,), (d_key, d_value) = (call(again, call()) for call in (of_query, of_keys))
+    return _varying(d_query, query), _varying(d_key, query), _varying(d_value, query)
 
 
 def _like(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
-def _call(kernel, arrays, lists, labels, rule, tile, *, programs, out_shape) -> Any:
+def _calls(kernel, arrays, labels, settings, tile, *, programs, out_shape) -> Callable[..., Any]:
+    """call(): results of the kernel. call(again, results): its careful form over these."""
     import jax_triton  # refuses to be imported where there is no GPU
 
     query, key = arrays[:2]
     steps = arrays[-3]
-    blocks = labels.spoil.reshape(*labels.spoil.shape[:2], -1, BLOCK)
-    spoiled = jnp.any(blocks != 0, axis=-1).astype(jnp.int32)  # NaN is not 0
-    there = labels.query_position  # stands in for labels that are not there; never read
-    outputs = jax_triton.triton_call(
-        *arrays,
-        *(there if label is None else label for label in labels),
-        spoiled,
-        query.shape[1] // BLOCK,
-        key.shape[1] // BLOCK,
-        steps.shape[3],
+    there = labels.query_position  # stands in for what is not there; never read
+    operands = (*arrays, *(there if label is None else label for label in labels))
+    run = functools.partial(
+        jax_triton.triton_call,
         kernel=kernel,
         out_shape=out_shape,
         grid=programs,
         num_warps=tile.warps,
-        num_stages=tile.stages,
-        **constants(lists, labels, rule),
+        **settings,
         PRECISION="ieee",
         D=query.shape[3],
         HEADS=query.shape[2],
@@ -146,7 +160,23 @@ def _call(kernel, arrays, lists, labels, rule, tile, *, programs, out_shape) -> 
         ROWS=tile.rows,
         COLUMNS=tile.columns,
     )
-    return tuple(_varying(output, query) for output in outputs)
+
+    def call(again=None, results=None):
+        careful = again is not None
+        first, count = len(operands) + 1, len(out_shape)
+        return run(
+            *operands,
+            again if careful else there,
+            *(results if careful else (there,) * count),
+            query.shape[1] // BLOCK,
+            key.shape[1] // BLOCK,
+            steps.shape[3],
+            num_stages=1 if careful else tile.stages,  # it needs memory for what it cleans
+            input_output_aliases={first + i: i for i in range(count)} if careful else None,
+            CAREFUL=careful,
+        )
+
+    return call
 
 
 def _varying(output: jax.Array, like: jax.Array) -> jax.Array:

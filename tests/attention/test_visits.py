@@ -41,8 +41,7 @@ def labels(r, *, segments, scores, extreme):
     if segments:
         segment = [np.repeat(r.integers(0, 2, (1, n // SIZE)), SIZE, 1) for n in lengths]
         segment = [x.astype(np.int32) for x in segment]
-    clean = np.zeros((1, HEADS, lengths[1]), np.float32)
-    made = _visits.Labels(*sides, *segment, *score, tau if scores else None, clean)
+    made = _visits.Labels(*sides, *segment, *score, tau if scores else None)
     return jax.tree.map(jnp.asarray, made)
 
 
