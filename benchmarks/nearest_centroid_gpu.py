@@ -1,12 +1,15 @@
-"""Time of hyperbolic routing on one GPU: the kernels, and XLA's product of matrices with an argmax.
+"""Time of hyperbolic routing and of all pairs' distances on one GPU: the kernels, and XLA.
 
-    python benchmarks/nearest_centroid_gpu.py            # all shapes, a minute or two
-    python benchmarks/nearest_centroid_gpu.py --quick    # one small shape
+    python benchmarks/nearest_centroid_gpu.py                       # all shapes, about a minute
+    python benchmarks/nearest_centroid_gpu.py --quick               # one small shape
+    python benchmarks/nearest_centroid_gpu.py --skip "route, xla"   # not this one
 
-Prints a table and writes benchmarks/results/nearest_centroid_gpu.json. A time is that of one of
-many calls in a row within one program, each with a curvature that waits for the one before; it is
-the least of its repeats. "argmax" is Klein's affine form alone in full precision, which fails far
-out; "wrong" is the share of tokens whose centroid is farther than the nearest by more than 1e-3.
+Prints a table and writes benchmarks/results/nearest_centroid_gpu.json, after each row. A time is
+that of one of many calls in a row within one program, each with a curvature that waits for the one
+before; it is the least of its repeats. "argmax" is Klein's affine form alone in full precision,
+which fails far out; "wrong" is the share of tokens whose centroid is farther than the nearest by
+more than 1e-3. "pairs, broadcast" is `polar.distance` of u[:, None] and v, for which XLA makes one
+program.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -25,9 +29,11 @@ import numpy as np
 from jax import lax
 
 from physnet import moe
+from physnet.hyperbolic import polar
 
 RESULTS = Path(__file__).parent / "results" / "nearest_centroid_gpu.json"
 SHAPES = [(65536, 4096, 64), (16384, 256, 64), (65536, 16384, 32)]  # tokens, centroids, d
+PAIRS = [(8192, 4096, 64)]
 SAMPLE = 512  # tokens whose routes are checked
 
 
@@ -59,14 +65,35 @@ def xla(tokens, centroids, c):
     return moe.route(tokens, centroids, curvature=c, implementation="xla")
 
 
+def pairs(u, v, c, implementation="triton"):
+    return polar.pairwise(u, v, curvature=c, implementation=implementation)
+
+
+def broadcast(u, v, c):
+    return polar.distance(u[:, None], v[None], curvature=c)
+
+
+def slopes(function):
+    """Of the sum of the squares, so that all cotangents differ."""
+    return jax.grad(lambda *x: jnp.sum(jnp.square(function(*x))), (0, 1, 2))
+
+
 WAYS = {
     "search": (search, 20),
     "route": (route, 20),
     "route, top 2": (two, 20),
     "argmax": (argmax, 5),
     "argmax, tf32": (tf32, 5),
-    "xla route": (xla, 1),
+    "route, xla": (xla, 1),
 }
+PAIR_WAYS = {
+    "pairs": (pairs, 10),
+    "pairs, broadcast": (broadcast, 2),
+    "pairs, xla": (lambda *x: pairs(*x, "xla"), 1),
+    "pairs' gradients": (slopes(pairs), 5),
+    "pairs' gradients, xla": (slopes(lambda *x: pairs(*x, "xla")), 1),
+}
+SLOW = {"route, xla": ("normal", "clusters at 9")}  # measured on these data, for the first shape
 
 
 def moved(base, step):
@@ -145,40 +172,80 @@ def milliseconds(program: Callable, operands, repeats: int = 5) -> tuple[float, 
     return min(times[1:]), result
 
 
-def measure(shapes: list[tuple[int, int, int]], ways: list[str]) -> list[dict]:
-    rows = []
-    for shape in shapes:
-        programs = {name: (repeated(*WAYS[name]), WAYS[name][1]) for name in ways}
+def compiled(ways: dict, shape: tuple[int, int, int]) -> dict:
+    """Programs for this shape, compiled side by side."""
+    n, experts, d = shape
+    operands = [jax.ShapeDtypeStruct(x, jnp.float32) for x in ((n, d), (experts, d), ())]
+
+    def build(way):
+        return repeated(*way).lower(*operands).compile()
+
+    with ThreadPoolExecutor(len(ways)) as pool:
+        return dict(zip(ways, pool.map(build, ways.values()), strict=True))
+
+
+def measure(rows: list, shapes: list, names: list[str], keep: Callable) -> None:
+    ways = {name: WAYS[name] for name in names if name in WAYS}
+    for shape in shapes if ways else []:
+        programs = compiled(ways, shape)
         for data, make in DATA.items():
             tokens, centroids = make(*shape)
             row = {"shape": list(shape), "data": data, "ms": {}, "wrong": {}}
-            for name, (program, calls) in programs.items():
-                operands = (tokens, centroids, jnp.float32(1.0))
-                spent, result = milliseconds(program, operands)
+            for name, program in programs.items():
+                if data not in SLOW.get(name, DATA):
+                    continue
+                spent, result = milliseconds(program, (tokens, centroids, jnp.float32(1.0)))
                 choice = np.asarray(jax.tree.leaves(result)[0]).reshape(shape[0], -1)[:, 0]
-                row["ms"][name] = round(spent / calls, 4)
+                row["ms"][name] = round(spent / ways[name][1], 4)
                 row["wrong"][name] = wrong(choice, tokens, centroids)
                 if name == "route":
                     row["certified"] = float(np.mean(result.certified))
-            rows.append(row)
             said = "  ".join(f"{n} {t:.3f} ({row['wrong'][n]:.1%})" for n, t in row["ms"].items())
             print(f"{shape} {data:14} ms (wrong): {said}  certified {row.get('certified')}")
             if {"search", "argmax"} <= row["ms"].keys():
                 row["speedup"] = round(row["ms"]["argmax"] / row["ms"]["search"], 2)
                 print(f"    argmax / search: {row['speedup']}", flush=True)
-    return rows
+            rows.append(row)
+            keep()
+
+
+def measure_pairs(rows: list, shapes: list, names: list[str], keep: Callable) -> None:
+    ways = {name: PAIR_WAYS[name] for name in names if name in PAIR_WAYS}
+    for shape in shapes if ways else []:
+        programs = compiled(ways, shape)
+        for data in ("normal", "clusters at 9"):
+            row = {"shape": list(shape), "data": data, "ms": {}}
+            points = DATA[data](*shape)
+            results = {}
+            for name, program in programs.items():
+                spent, result = milliseconds(program, (*points, jnp.float32(1.0)), 2)
+                row["ms"][name] = round(spent / ways[name][1], 4)
+                results[name] = jax.tree.leaves(result)[0]
+            row["apart"] = {
+                name: float(jnp.max(jnp.abs(results[name] - want)) / jnp.max(jnp.abs(want)))
+                for name in ("pairs", "pairs' gradients")
+                if name in results and (want := results.get(f"{name}, xla")) is not None
+            }
+            print(f"{shape} {data:14} ms: {row['ms']}  apart from xla: {row['apart']}", flush=True)
+            rows.append(row)
+            keep()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small shape")
     parser.add_argument("--shapes", nargs="+", help="tokens x centroids x d, such as 65536x4096x64")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    every = [*WAYS, *PAIR_WAYS]
+    parser.add_argument("--ways", nargs="+", default=every, choices=every)
+    parser.add_argument("--skip", nargs="+", default=[], choices=every, metavar="WAY")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    shapes = [(4096, 256, 32)] if options.quick else SHAPES
+    shapes, pair_shapes = SHAPES, PAIRS
+    if options.quick:
+        shapes = pair_shapes = [(4096, 256, 32)]
     if options.shapes:
-        shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
+        shapes = pair_shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
+    names = [name for name in options.ways if name not in options.skip]
     device = jax.devices()[0]
     if device.platform != "gpu":
         raise SystemExit("benchmarks/nearest_centroid_gpu.py needs a GPU")
@@ -189,11 +256,16 @@ def main():
         "jax": jax.__version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax-triton", "triton")},
-        "rows": measure(shapes, options.ways),
+        "rows": (rows := []),
     }
-    text = json.dumps(report, indent=1) + "\n"
-    if not options.quick:
-        options.output.write_text(text, encoding="utf-8")
+
+    def keep():
+        if not options.quick:
+            options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    measure(rows, shapes[:1], names, keep)
+    measure_pairs(rows, pair_shapes, names, keep)
+    measure(rows, shapes[1:], [name for name in names if name not in SLOW], keep)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from jax import lax
 from physnet import _dispatch
 from physnet.hyperbolic import _separation
 
-COORDINATES = 2**20  # of pairs in memory at once
+COORDINATES = 2**22  # of pairs in memory at once
 
 
 def by_parts(u: jax.Array, v: jax.Array, s: jax.Array) -> jax.Array:

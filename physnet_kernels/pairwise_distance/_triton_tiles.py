@@ -90,7 +90,7 @@ def gradient_kernel(
             closer, half = -tl.trans(closer), tl.trans(half)
             straight, turn = _weights(closer, half, a[:, None], b[None, :], s)
             along += tl.sum(g * straight, 1)
-            turn = tl.trans(g * turn)
+            weight = tl.trans(g * turn)
             for part in range(0, D, 4):
                 p = geometry.some(w, column, there, part, D)[:, None, :]
                 q = geometry.some(v, row, here, part, D)[None, :, :]
@@ -98,7 +98,7 @@ def gradient_kernel(
                 feature = part + tl.arange(0, 4)[None, :]
                 tl.atomic_add(
                     out + row.to(tl.int64)[:, None] * D + feature,
-                    tl.sum(turn[:, :, None] * p, 0),
+                    tl.sum(weight[:, :, None] * p, 0),
                     here[:, None] & (feature < D),
                 )
         else:

@@ -133,15 +133,36 @@ def test_equal_centroids_are_told_apart_by_their_numbers(top_k):
 
 
 @gpu
-def test_more_siblings_than_the_lists_hold_are_compared_one_by_one():
+@pytest.mark.parametrize("count", [50, 3000])
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_more_siblings_than_the_lists_hold(count, top_k):
+    """Every token needs the sweep, or all but a few do not."""
     rng = np.random.default_rng(3)
     centre = np.broadcast_to(6.0 * np.eye(6)[:1], (1000, 6))
-    experts = jnp.asarray(moved(centre, 0.5 * rng.normal(size=(1000, 6))).astype(np.float32))
-    tokens = jnp.asarray(moved(centre[:50], 0.5 * rng.normal(size=(50, 6))).astype(np.float32))
-    for top_k in (1, 4):
-        routing = routed(tokens, experts, top_k=top_k)
-        assert not routing.certified.all()
-        assert np.abs(regret(routing.expert, tokens, experts)[0]).max() < 1e-4
+    experts = moved(centre, 0.5 * rng.normal(size=(1000, 6))).astype(np.float32)
+    tokens = moved(centre[:50], 0.5 * rng.normal(size=(50, 6))).astype(np.float32)
+    easy = 0.5 * rng.normal(size=(count - 50, 6)).astype(np.float32)
+    tokens = jnp.asarray(rng.permutation(np.concatenate([tokens, easy])), jnp.float32)
+    experts = jnp.asarray(np.concatenate([experts, 0.5 * rng.normal(size=(99, 6))]), jnp.float32)
+    routing = routed(tokens, experts, top_k=top_k)
+    assert routing.certified.all()
+    assert np.abs(regret(routing.expert, tokens, experts)[0]).max() < 1e-4
+    assert all(len(set(row)) == top_k for row in np.asarray(routing.expert).tolist())
+
+
+@gpu
+@pytest.mark.parametrize("cut", [{"lanes": 4}, {"lanes": 16}, {"kept": 1}, {"pairs": 32}])
+def test_how_the_kernels_are_cut_up_changes_nothing(cut):
+    kernels = _dispatch.load("nearest_centroid", "triton")
+    tokens, experts = near_boundary(5, shuffle=True)
+    for top_k in (1, 3):
+        index, certified = jax.jit(
+            lambda v, w, top_k=top_k: kernels.nearest(
+                v, w, jnp.float32(2), top_k=top_k, swept=32, sweep_warps=2, **cut
+            )
+        )(tokens, experts)
+        assert certified.all()
+        assert np.abs(regret(index, tokens, experts)[0]).max() < 1e-4
 
 
 @gpu
