@@ -24,8 +24,8 @@ class Routing(NamedTuple):
         gate: (n, k), the weight of the expert's output.
         distance: (n, k), hyperbolic.
         evaluations: (n,) int32: centroids (and nodes of a tree) that a token was compared with.
-        certified: (n,) bool: the fast search proved its own result. The others were compared with
-            all centroids one by one, so that their routes are right as well.
+        certified: (n,) bool: a bound proved that no centroid left out is nearer. The others were
+            compared with all centroids one by one, so that their routes are right as well.
     """
 
     expert: Any
