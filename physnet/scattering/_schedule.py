@@ -16,6 +16,8 @@ from physnet.scattering._classes import best_edges, class_of
 from physnet.scattering._gates import as_score, as_threshold
 from physnet.scattering._order import NO_TOKEN, block_order
 
+_CELLS = 2**22  # of (query block, key block, class) that are looked at together: a few megabytes
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +245,8 @@ def _ranges(rows: _Blocks, columns: _Blocks, rank, tau, size: int, classes: int,
         stop = jnp.min(jnp.where(masked, block, last[None]), axis=0)
         return first, last, jnp.clip(stop - first, 0, last - first)
 
-    return lax.map(of_row, rows, batch_size=min(64, rows.most.shape[0]))
+    together = max(1, _CELLS // (block.shape[0] * classes))  # each further step is kernel launches
+    return lax.map(of_row, rows, batch_size=min(together, rows.most.shape[0]))
 
 
 def _position_blocks(query, key, window: int, size: int, is_causal: bool):
@@ -260,10 +263,12 @@ def _position_blocks(query, key, window: int, size: int, is_causal: bool):
 
     (begin, end), (key_begin, key_end) = spans(query), spans(key)
     limit = end if is_causal else jnp.full_like(end, NO_TOKEN - 1)
-    dense = jnp.sum(jnp.searchsorted(key_begin, limit, side="right"))
+    # All at once: blocks are few, and on GPUs every step of a bisection is kernel launches.
+    place = functools.partial(jnp.searchsorted, side="right", method="compare_all")
+    dense = jnp.sum(place(key_begin, limit))
     if window == 0:
         return dense.astype(jnp.float32), jnp.float32(0)
-    above = jnp.searchsorted(key_begin, jnp.minimum(limit, end + (window - 1)), side="right")
-    below = jnp.searchsorted(key_end, begin - window, side="right")
+    above = place(key_begin, jnp.minimum(limit, end + (window - 1)))
+    below = place(key_end, begin - window)
     band = jnp.sum(jnp.maximum(above - below, 0))
     return dense.astype(jnp.float32), band.astype(jnp.float32)

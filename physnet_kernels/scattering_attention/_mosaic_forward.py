@@ -32,7 +32,7 @@ def forward(
     Args:
         query: (B, 128 P, N, D), bfloat16 or float16, D 64, 128 or 256.
         key, value: (B, 128 Q, K, D).
-        lists, labels: Which blocks and pairs; `labels.spoil` is not read.
+        lists, labels: Which blocks and pairs.
         rule: Static.
 
     A query that is not finite, or sees a key or value that is not, gets NaN; no other one does.
