@@ -1,6 +1,7 @@
 """Router-free routing: the nearest centroids of hyperbolic space, and gates from the distances."""
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from physnet import _checks, _dispatch
 from physnet.hyperbolic import polar, tree
 from physnet.moe import _search
 
-PAYS = 2**20  # pairs of tokens and centroids from which on a kernel is faster
+PAYS = math.inf  # pairs of tokens and centroids from which on a kernel is taken unasked; as yet by name alone
 
 
 class Routing(NamedTuple):
