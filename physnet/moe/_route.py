@@ -14,7 +14,7 @@ from physnet import _checks, _dispatch
 from physnet.hyperbolic import polar, tree
 from physnet.moe import _search
 
-PAYS = math.inf  # pairs of tokens and centroids from which on a kernel is taken unasked; as yet by name alone
+PAYS = math.inf  # pairs from which on a kernel is taken unasked; as yet by name alone
 
 
 class Routing(NamedTuple):
