@@ -18,6 +18,9 @@ VARIANTS = {
     "mixer": dataclasses.replace(CONFIG, attention=False),
     "attention": dataclasses.replace(CONFIG, mixer=False),
     "soft": dataclasses.replace(CONFIG, soft_gate=True, learn_hopping=True),
+    "experts": dataclasses.replace(
+        CONFIG, layers=1, attention=False, experts=4, expert_top_k=2, expert_width=6, route_dim=3
+    ),
 }
 
 
@@ -31,6 +34,8 @@ _calibrate = jax.jit(bk_core.calibrate, static_argnums=0)
 
 def init(config, seed=0):
     """`bk_core.init` of a model with every part, of which this one takes its own."""
+    if config.experts:
+        return _init(config, jax.random.key(seed))
     largest = dataclasses.replace(VARIANTS["soft"], layers=config.layers)
     wanted = jax.eval_shape(lambda: bk_core.init(config, jax.random.key(0)))
 

@@ -77,13 +77,28 @@ def reference(config, params, rows):
                         y[i, n] = e @ v[kept, n] / e.sum()
                 added += y.reshape(time, -1) @ at["out"]
             x = x + added
-            x = (
-                x
-                + np.maximum(norm(x, layer["norm_mlp"]) @ layer["mlp"]["up"], 0) ** 2
-                @ layer["mlp"]["down"]
-            )
+            x = x + feed_forward(config, layer, norm(x, layer["norm_mlp"]))
         logits.append(norm(x, p["norm"]) @ p["token"].T)
     return np.stack(logits)
+
+
+def feed_forward(config, layer, x):
+    """With experts, token by token: those nearest by arccosh, gates over them and one more."""
+    mlp = layer["mlp"]
+    if not config.experts:
+        return np.maximum(x @ mlp["up"], 0) ** 2 @ mlp["down"]
+    ball = lambda v: np.tanh(np.linalg.norm(v)) * v / np.linalg.norm(v)  # noqa: E731
+    y, k = np.zeros_like(x), config.expert_top_k
+    for i, token in enumerate(x):
+        u, distance = ball(token @ layer["route"]["project"]), []
+        for w in map(ball, layer["route"]["centroids"]):
+            room = (1 - u @ u) * (1 - w @ w)
+            distance.append(np.arccosh(1 + 2 * (u - w) @ (u - w) / room))
+        nearest = np.argsort(distance)[: k + 1]
+        gate = np.exp(-np.array(distance)[nearest])
+        for e, g in zip(nearest[:k], gate / gate.sum(), strict=False):
+            y[i] += g * np.maximum(token @ mlp["up"][e], 0) ** 2 @ mlp["down"][e]
+    return y
 
 
 @pytest.mark.parametrize("name", VARIANTS)

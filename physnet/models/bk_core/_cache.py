@@ -135,7 +135,7 @@ def extend(
     The same numbers as `apply` on the whole sequence, piece by piece, however it is cut, to
     rounding. The gate is hard: a pair whose product of scores is within rounding of the threshold
     may pass in one way of computing and not in another (`calibrate` keeps the threshold off the
-    products of its sample).
+    products of its sample). So may a token at the border between two experts change sides.
 
     Args:
         config: the sizes.
@@ -195,7 +195,7 @@ def extend(
             )
             x = x + attended
             full = full | over
-        x = _model.feed_forward(layer, x, silent)
+        x, _ = _model.feed_forward(config, layer, x, silent)
         layers.append(new)
     logits = _model.readout(params, x)
     logits = jnp.where(full[:, None, None], jnp.full_like(logits, jnp.nan), logits)

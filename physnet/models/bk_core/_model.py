@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from physnet import _checks, _dispatch, scattering
 from physnet.models._tokens import check_tokens, embed
+from physnet.models.bk_core import _experts
 from physnet.nn import attention as gated
 from physnet.nn import mixer
-from physnet.nn.layers import Drop, accurate, dropout, linear, rms_norm
+from physnet.nn.layers import Drop, accurate, dropout, rms_norm
 
 Params = dict[str, Any]
 
@@ -35,6 +36,15 @@ class BKCoreConfig:
     Hamiltonians of a layer, shared out evenly among the attention heads; `soft_gate` and
     `learn_hopping` are as in `nn.attention.init` and `nn.mixer.init`, `rotary_base` as in
     `nn.layers.rotary`; `dropout` acts where `apply` gets a key.
+
+    With `experts` > 0 the feed-forward is a mixture of so many (`moe`), without a router: a learned
+    map takes the normed stream to tangent coordinates of a hyperbolic space of `route_dim`
+    dimensions, where a token goes to its `expert_top_k` nearest centroids. Each expert is a
+    feed-forward of `expert_width` (None: `hidden`, as many products a token as without experts when
+    `expert_top_k` is 1). Gates are e^{-d}, normalised over the experts of a token and the next
+    nearest one: so they train map and centroids also where a token has one expert. The leaves
+    `layers/route/centroids` are points: `optim.riemannian_adam(coordinates="tangent")` trains them
+    as such, without weight decay.
     """
 
     vocab_size: int
@@ -51,6 +61,10 @@ class BKCoreConfig:
     learn_hopping: bool = False
     rotary_base: float = 1000.0
     dropout: float = 0.0
+    experts: int = 0
+    expert_top_k: int = 1
+    expert_width: int | None = None
+    route_dim: int = 8
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "chains"):
@@ -73,6 +87,15 @@ class BKCoreConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not (self.mixer or self.attention):
             raise ValueError("mixer or attention must be True: tokens would not see each other")
+        _checks.positive_int("experts", self.experts, minimum=0)
+        for name in ("expert_top_k", "route_dim"):
+            _checks.positive_int(name, getattr(self, name))
+        if self.expert_width is not None:
+            _checks.positive_int("expert_width", self.expert_width)
+        if self.experts and self.expert_top_k > self.experts:
+            raise ValueError(
+                f"expert_top_k must be at most experts={self.experts}, got {self.expert_top_k}"
+            )
 
 
 def init(config: BKCoreConfig, key: jax.Array) -> Params:
@@ -125,11 +148,14 @@ def _init_layer(config: BKCoreConfig, key: jax.Array) -> Params:
         "norm_mixer": jnp.ones((width,), jnp.float32),
         "mixer": chain,
         "norm_mlp": jnp.ones((width,), jnp.float32),
-        "mlp": {
+    }
+    if config.experts:
+        layer |= _experts.init(config, keys[2:], output_deviation=narrow)
+    else:
+        layer["mlp"] = {
             "up": 0.02 * jax.random.normal(keys[2], (width, hidden), jnp.float32),
             "down": narrow * jax.random.normal(keys[3], (hidden, width), jnp.float32),
-        },
-    }
+        }
     if config.attention:
         layer["attention"] = gated.init(
             keys[1],
@@ -153,7 +179,8 @@ def apply(
 ) -> Any:
     """Logits of the next token at every position. No logit depends on a later token.
 
-    Each layer is x += mixer(norm(x)) + attention(norm(x)), x += mlp(norm(x)) with squared ReLU.
+    Each layer is x += mixer(norm(x)) + attention(norm(x)), x += mlp(norm(x)) with squared ReLU, or
+    with experts in its place.
 
     Args:
         config: the sizes.
@@ -169,7 +196,9 @@ def apply(
     Returns:
         Logits (B, T, V); with `return_info` a pair of them and a dict that holds `kept_pairs`, the
         share of causal pairs that attention computes (mean over layers and heads; 0 without
-        attention), and `score`, the gates' scores (L, B, T, N).
+        attention), and `score`, the gates' scores (L, B, T, N). With experts also `expert`, those
+        of each token (L, B, T, k), the nearest first; `expert_load`, the share of all assignments
+        that each takes (L, E); `effective_experts` and `expert_imbalance` (L,), as in `moe.Load`.
 
     Raises:
         ValueError: tokens are not (B, T), or T is 0.
@@ -188,11 +217,13 @@ def apply(
     check_tokens(tokens)
     drop = dropout(config.dropout, key)
     x = embed(params["token"], tokens, dtype)
-    shares, scores = [], []
+    shares, scores, experts = [], [], []
     for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
         layer = layer_params(params, index)
         score, y = _tokens_mixed(config, layer, x, _at(drop, SITES * index), implementation)
-        x = feed_forward(layer, x + y, _at(drop, SITES * index + 4))
+        x, expert = feed_forward(config, layer, x + y, _at(drop, SITES * index + 4))
+        if expert is not None:
+            experts.append(expert)
         if return_info and score is not None:
             kept = _pairs(config, layer, score)
             time = tokens.shape[1]
@@ -202,7 +233,8 @@ def apply(
     if not return_info:
         return logits
     share = jnp.mean(jnp.stack(shares)) if shares else jnp.zeros((), jnp.float32)
-    return logits, {"kept_pairs": share} | ({"score": jnp.stack(scores)} if scores else {})
+    info = {"kept_pairs": share} | ({"score": jnp.stack(scores)} if scores else {})
+    return logits, info | (_experts.load(config, jnp.stack(experts)) if config.experts else {})
 
 
 def calibrate(
@@ -210,6 +242,7 @@ def calibrate(
     params: Params,
     tokens: Int[Array, "B T"],
     *,
+    key: jax.Array | None = None,
     dtype: Any = jnp.float32,
     implementation: _dispatch.Implementation | None = None,
 ) -> Params:
@@ -222,36 +255,68 @@ def calibrate(
         config: the sizes.
         params: as `init` returns them.
         tokens: (B, T), a sample of the kind and length that the model is for.
+        key: a random key that also moves the experts' centroids, to hyperbolic k-means of the
+            sample: for the start, since trained experts would be given other tokens. None leaves
+            them.
         dtype, implementation: as in `apply`.
 
     Returns:
-        New parameters; only ceilings and thresholds differ.
+        New parameters; only ceilings and thresholds differ, and with a key centroids.
 
     Raises:
-        ValueError, TypeError: As `apply`.
+        ValueError, TypeError: As `apply`; ValueError for fewer tokens than centroids to place.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> config = BKCoreConfig(
+        ...     vocab_size=7, layers=1, heads=2, width=16, chains=4, attention=False, experts=3
+        ... )
+        >>> params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
+        >>> tokens = jnp.arange(24, dtype=jnp.int32).reshape(2, 12) % 7
+        >>> @jax.jit
+        ... def shares(params):
+        ...     params = calibrate(config, params, tokens, key=jax.random.key(1))
+        ...     return apply(config, params, tokens, return_info=True)[1]["expert_load"]
+        >>> load = shares(params)
+        >>> load.shape, bool((load > 0).all()), f"{load.sum():.2f}"
+        ((1, 3), True, '1.00')
     """
     check_tokens(tokens)
-    if not config.attention:
+    place = key if config.experts else None
+    if not config.attention and place is None:
         return params
     x = embed(params["token"], tokens, dtype)
     found = []
     for index in range(config.layers):
-        layer = layer_params(params, index)
-        openness = mixer.apply(
-            layer["mixer"],
-            rms_norm(x, layer["norm_mixer"]),
-            groups=config.heads,
-            implementation=implementation,
-        ).openness
-        layer["attention"] = gated.calibrate(
-            layer["attention"], openness, density=config.density, local_window=config.local_window
-        )
-        found.append({name: layer["attention"][name] for name in ("ceiling", "threshold")})
+        layer, new = layer_params(params, index), {}
+        if config.attention:
+            openness = mixer.apply(
+                layer["mixer"],
+                rms_norm(x, layer["norm_mixer"]),
+                groups=config.heads,
+                implementation=implementation,
+            ).openness
+            layer["attention"] = gated.calibrate(
+                layer["attention"],
+                openness,
+                density=config.density,
+                local_window=config.local_window,
+            )
+            names = ("ceiling", "threshold")
+            new["attention"] = {name: layer["attention"][name] for name in names}
         _, y = _tokens_mixed(config, layer, x, dropout(0.0, None), implementation)
-        x = feed_forward(layer, x + y, dropout(0.0, None))
+        x = x + y
+        if place is not None:
+            h = rms_norm(x, layer["norm_mlp"])
+            new["route"] = {"centroids": _experts.place(layer, h, jax.random.fold_in(place, index))}
+            layer["route"] |= new["route"]
+        x, _ = feed_forward(config, layer, x, dropout(0.0, None))
+        found.append(new)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
     layers = params["layers"]
-    return params | {"layers": layers | {"attention": layers["attention"] | stacked}}
+    return params | {
+        "layers": layers | {part: layers[part] | values for part, values in stacked.items()}
+    }
 
 
 def pairs(
@@ -281,10 +346,15 @@ def layer_params(params: Params, index: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[index], params["layers"])
 
 
-def feed_forward(layer: Params, x: Float[Array, "B T W"], drop: Drop) -> Float[Array, "B T W"]:
-    """x + mlp(norm(x))."""
-    hidden = linear(rms_norm(x, layer["norm_mlp"]), layer["mlp"]["up"])
-    return x + drop(linear(jnp.square(jax.nn.relu(hidden)), layer["mlp"]["down"]), 0)
+def feed_forward(
+    config: BKCoreConfig, layer: Params, x: Float[Array, "B T W"], drop: Drop
+) -> tuple[Float[Array, "B T W"], jax.Array | None]:
+    """x + mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
+    h = rms_norm(x, layer["norm_mlp"])
+    if not config.experts:
+        return x + drop(_experts.mlp(layer["mlp"], h), 0), None
+    y, expert = _experts.apply(config, layer, h)
+    return x + drop(y, 0), expert
 
 
 def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:

@@ -37,9 +37,9 @@ class BKCore(ParamsModule):
         """`apply`."""
         return _model.apply(self.config, self.tree(), tokens, **options)
 
-    def calibrate(self, tokens: Int[Array, "B T"]) -> None:
-        """Set the gates from a sample, in place."""
-        self.replace(_model.calibrate(self.config, self.tree(), tokens))
+    def calibrate(self, tokens: Int[Array, "B T"], **options: Any) -> None:
+        """Set the gates, and with a key the experts' centroids, from a sample, in place."""
+        self.replace(_model.calibrate(self.config, self.tree(), tokens, **options))
 
     def generate(
         self, prompt: Int[Array, "B P"], count: int, *, key: jax.Array, **options: Any
