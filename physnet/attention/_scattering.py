@@ -155,6 +155,9 @@ def scattering_attention(
         output, lse = dense(x, mask, factor)
     else:
         output, lse = _over_blocks(name, x, pairs, schedule, window, is_causal, factor)
+    if not isinstance(pairs.position.query, np.ndarray):  # what lies where no token is may be NaN
+        none = (pairs.position.query == _arguments.NO_TOKEN)[..., None]
+        output, lse = jnp.where(none[..., None], 0, output), jnp.where(none, -jnp.inf, lse)
     if unbatched:
         output, lse = output[0], lse[0]
     return (output, lse) if return_lse else output

@@ -86,7 +86,8 @@ def _blocks(rule: Rule, labels: Labels, size: int) -> tuple[jax.Array, jax.Array
     begin, end = (of_queries(x) for x in span(query, some))
     key_begin, key_end = (of_keys(x) for x in span(key, other))
     active = (begin != NO_TOKEN) & (key_begin != NO_TOKEN)
-    free = of_keys(jnp.all(other, axis=-1)) & active
+    full = of_queries(jnp.all(some, axis=-1)) & of_keys(jnp.all(other, axis=-1))
+    free = full & active
     if rule.is_causal:
         active = active & (key_begin <= end)
         free = free & (key_end <= begin)

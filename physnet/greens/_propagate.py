@@ -218,6 +218,8 @@ def _propagate(
 
 @functools.partial(jax.jit, static_argnames="implementation")
 def _solve(c: Chain, x: Array, implementation: _dispatch.Implementation) -> Array:
+    if implementation != "xla":
+        c, x = varying_alike((c, x))
     # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
     after = conjugate(Planes(*(jnp.roll(p, -1, 0) for p in c.link)))
     if implementation != "xla":

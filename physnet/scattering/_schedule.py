@@ -16,8 +16,6 @@ from physnet.scattering._classes import best_edges, class_of
 from physnet.scattering._gates import as_score, as_threshold
 from physnet.scattering._order import NO_TOKEN, block_order
 
-_CELLS = 2**22  # of (query block, key block, class) that are looked at together: a few megabytes
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +243,7 @@ def _ranges(rows: _Blocks, columns: _Blocks, rank, tau, size: int, classes: int,
         stop = jnp.min(jnp.where(masked, block, last[None]), axis=0)
         return first, last, jnp.clip(stop - first, 0, last - first)
 
-    together = max(1, _CELLS // (block.shape[0] * classes))  # each further step is kernel launches
-    return lax.map(of_row, rows, batch_size=min(together, rows.most.shape[0]))
+    return lax.map(of_row, rows, batch_size=min(64, rows.most.shape[0]))
 
 
 def _position_blocks(query, key, window: int, size: int, is_causal: bool):

@@ -5,7 +5,7 @@ values add up in its registers. The gradient of queries is added to memory in fl
 order: each warpgroup gives the columns that are its own, once both have handed over what their keys
 say of a block of queries. Where query heads share keys, each has tiles of its own, which add to
 memory, too: tiles of all of them together would not find the queries of that many heads in the L2
-cache. Without sums in memory there is no other way.
+cache. Only where nothing may be summed in memory does a tile go through all of its heads.
 """
 
 import jax

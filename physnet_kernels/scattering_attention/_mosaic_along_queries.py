@@ -26,7 +26,10 @@ def d_query(
     *,
     rule: Rule,
 ) -> jax.Array:
-    """Cotangent of query; the arguments are those of `backward`, of its marks the key blocks."""
+    """Cotangent of query; the arguments are those of `backward`, of its marks the key blocks.
+
+    Rows where `lse` is NaN get NaN.
+    """
     batch, slots, heads, width = query.shape
     key_heads = key.shape[2]
     block_kv, k_stages, v_stages = {64: (128, 2, 2), 128: (128, 2, 2), 256: (64, 2, 1)}[width]
@@ -150,7 +153,8 @@ def d_query(
             none = common.zeros((common.HALF, width))
             acc = lax.cond(count > 0, some, lambda acc: acc, none)
             nothing = common.across(base == jnp.inf, acc.shape)  # also where the query is spoilt
-            q_smem[...] = jnp.where(nothing, 0.0, acc * rule.scale).astype(dtype)
+            total = acc * rule.scale + common.across(base - base, acc.shape)  # NaN of lost rows
+            q_smem[...] = jnp.where(nothing, 0.0, total).astype(dtype)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(q_smem, r["dq"].at[b, mine, head])
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)

@@ -31,9 +31,10 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cotangents of query, key and value, in their shapes and dtypes.
 
-    The gradient of queries is summed in no fixed order, so its last bit may differ from run to
-    run, unless XLA_FLAGS hold --xla_gpu_deterministic_ops=true or
-    --xla_gpu_exclude_nondeterministic_ops=true when a call is traced.
+    The gradient of queries, and of keys and values that query heads share, is summed in no fixed
+    order, so its last bit may differ from run to run, unless XLA_FLAGS hold
+    --xla_gpu_deterministic_ops=true or --xla_gpu_exclude_nondeterministic_ops=true when a call is
+    traced.
 
     Args:
         query, key, value, lists, labels, rule: As `forward` takes them.
@@ -52,7 +53,8 @@ def backward(
         *(query, key, value, d_output, *whole, spoilt, lists, labels), rule=rule, with_query=at_once
     )
     if not of_query:
-        arguments = (query, key, value, d_output, lse, shift, marks.key_blocks, lists, labels)
+        whole = jnp.where(lost, jnp.nan, lse), shift
+        arguments = (query, key, value, d_output, *whole, marks.key_blocks, lists, labels)
         return d_query(*arguments, rule=rule), of_key, of_value
     lost = jnp.swapaxes(lost, 1, 2)[..., None]
     total = jnp.where(lost, jnp.nan, of_query[0] * rule.scale)

@@ -236,6 +236,8 @@ def _run(
                     for name in ("k_free", "v_free"):
                         plgpu.barrier_wait(r[name].at[common.slot(t, STAGES)])
 
+                plgpu.commit_smem()  # its warps meet before registers are asked for again
+
         def work():
             @pl.when(wg < 2)
             def _():

@@ -19,7 +19,10 @@ _ROWS = common.WIDE.reduce(1)
 
 
 class Look:
-    """The blocks rank, rank + P, ... of a key head, P the number of query blocks."""
+    """The blocks rank, rank + P, ... of a key head, P the number of query blocks.
+
+    What one of them holds is told of all of them: marks may say too much, never too little.
+    """
 
     def __init__(self, r: dict[str, Any], batch, head, rank, group: int) -> None:
         ranks, (_, tokens, _, width) = r["q"].shape[1] // BLOCK, r["k"].shape

@@ -269,7 +269,7 @@ def key_kernel(
             offset = tl.load(shift + row + query_first + slots)
             if CAREFUL:
                 odd, lost, base, offset = quiet(q, base, offset)
-                q = without(q, odd)
+                q = without(q, odd | lost)
                 cotangent = without(cotangent, odd | lost)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION)
             d_weight = tl.dot(v, tl.trans(cotangent), input_precision=PRECISION)

@@ -365,11 +365,14 @@ def test_gradients_of_rows_that_are_nan_stay_where_they_are(over_blocks):
     assert not sees[far].any()
 
 
-def test_a_place_without_a_token_gives_zero_and_asks_nothing(implementation):
+@pytest.mark.parametrize("garbage", [None, np.nan, np.inf])
+def test_a_place_without_a_token_gives_zero_and_asks_nothing(implementation, garbage):
     case = Case(time=300, threshold=None, block_size=None)
     tensors, _, _, options, _ = inputs(case, implementation.dtypes[0])
     place = jnp.where(jnp.arange(300) < 290, jnp.arange(300), NO_TOKEN).astype(jnp.int32)
     options |= {"query_position": place, "key_position": place}
+    if garbage is not None:
+        tensors = [x.at[:, 290:].set(garbage) for x in tensors]
     run = with_gradients(implementation, None, options, cotangents(tensors[0]))
     output, lse, d_query, d_key, d_value = run(*tensors)
     for part in (output, d_query, d_key, d_value):
