@@ -16,12 +16,12 @@ class Evaluation(NamedTuple):
     Args:
         nats: for each character.
         kept_pairs: share of the causal pairs that attention computes.
-        experts: share of the tokens that each expert takes (empty without experts).
+        experts: of each layer the share of the tokens that each expert takes (empty without).
     """
 
     nats: float
     kept_pairs: float
-    experts: tuple[float, ...]
+    experts: tuple[tuple[float, ...], ...]
 
 
 def windows(tokens: np.ndarray, *, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +53,7 @@ class Evaluator:
             )
             inside = jnp.arange(block, dtype=jnp.int32)[None] < lengths[:, None]
             nats = jnp.where(inside, losses(logits, rows[:, 1:]), jnp.zeros((), logits.dtype))
-            load = info.get("expert_load", jnp.zeros((0,), jnp.float32))
+            load = info.get("expert_load", jnp.zeros((0, 0), jnp.float32))
             return jnp.sum(nats, axis=1), jnp.mean(info["kept_pairs"]), load
 
         self._some = jax.jit(some)
@@ -71,5 +71,5 @@ class Evaluator:
             kept.append(float(share))
             loads.append(np.asarray(load, np.float64))
             characters += int(lengths.sum())
-        experts = tuple(np.mean(loads, axis=0).tolist())
+        experts = tuple(tuple(layer) for layer in np.mean(loads, axis=0).tolist())
         return Evaluation(nats / characters, float(np.mean(kept)), experts)

@@ -1,12 +1,11 @@
-"""report.png: validation curves, the gate map, the experts, memory against depth."""
+"""report.png: validation curves, the gate map, memory against depth, the experts."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from lm.results import Gate, Result
+from lm.results import Experts, Gate, Result
 
 COLOURS = ("#4c6a92", "#c8553d", "#e0a458", "#5f8a6b", "#8a6fa8", "#5b5b5b")
 INK, FAINT = "#2b2b2b", "#d9d9d9"
@@ -30,7 +29,10 @@ def draw(results: list[Result]) -> Figure:
     if any(len(result.memory) > 1 for result in trained):
         panels.append(lambda axes: _memory(axes, trained))
     if experts is not None:
-        panels.append(lambda axes: _experts(axes, experts))
+        panels += [
+            lambda axes: _load(axes, experts.label, experts.experts),
+            lambda axes: _taken(axes, experts.experts),
+        ]
     rows = max(1, -(-len(panels) // 2))
     figure = Figure(figsize=(12.0, 5.0 * rows), dpi=150, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
@@ -114,14 +116,37 @@ def _memory(axes: Axes, trained: list[Result]) -> None:
     _title(axes, "Memory against depth")
 
 
-def _experts(axes: Axes, result: Result) -> None:
-    shares = np.sort(np.asarray(result.experts))[::-1]
-    axes.bar(np.arange(1, len(shares) + 1), 100.0 * shares, color=COLOURS[1], width=0.8)
-    axes.axhline(100.0 / len(shares), color=INK, lw=1.0, ls=(0, (4, 3)))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("experts, busiest first (dashed: an even share)", color=INK)
-    axes.set_ylabel("share of the tokens, %", color=INK)
-    _title(axes, f"Load of the experts of {result.label}")
+def _load(axes: Axes, label: str, experts: Experts) -> None:
+    table = -np.sort(-np.asarray(experts.load), axis=1)
+    safe = np.where(table > 0, table, 1.0)
+    in_use = np.exp(-(table * np.log(safe)).sum(1))
+    names = [f"layer {i + 1}: {count:.1f} in use" for i, count in enumerate(in_use)]
+    _shares(axes, table, names)
+    axes.set_xlabel("experts, busiest first (in use: exp of the entropy)", color=INK)
+    _title(axes, f"Load of {label}: % of the tokens")
+
+
+def _taken(axes: Axes, experts: Experts) -> None:
+    table = np.asarray(list(experts.taken.values()))
+    order = np.lexsort((-table.max(axis=0), table.argmax(axis=0)))  # a diagonal, if they specialise
+    _shares(axes, table[:, order], list(experts.taken))
+    axes.set_xlabel("experts of the last layer", color=INK)
+    _title(axes, "Which expert takes which characters: % of each kind")
+
+
+def _shares(axes: Axes, table: np.ndarray, names: list[str]) -> None:
+    none, every = (np.array(to_rgb(colour)) for colour in ("#f4f4f4", COLOURS[1]))
+    axes.imshow((1.0 - table[..., None]) * none + table[..., None] * every, aspect="auto")
+    for (row, column), share in np.ndenumerate(table):
+        if share >= 0.005:
+            axes.text(
+                column, row, f"{100 * share:.0f}", color="white" if share > 0.5 else INK,
+                ha="center", va="center", fontsize=8,
+            )  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _colours(trained: list[Result]) -> list[str]:

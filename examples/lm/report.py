@@ -88,7 +88,8 @@ def markdown(results: list[Result], rows: list[tuple[str, ...]], text: str) -> s
     header = " | ".join(COLUMNS).replace("\n", " ")
     lines += [f"| {header} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", NOTES, "", "![curves, gate map and memory](report.png)", ""]
+    notes = NOTES + (EXPERTS if any(result.experts for result in results) else "")
+    lines += ["", notes, "", "![curves, gate map and memory](report.png)", ""]
     for result in results:
         if result.sample:
             lines += [f"## {result.label} writes", "", "~~~text", result.sample, "~~~", ""]
@@ -101,6 +102,9 @@ PPMd all of the text before. At equal time: where a row's validation curve stood
 row had finished its schedule (seconds in training steps alone). Pairs kept: the share of causal
 pairs that attention computes. Step memory: what a training step needs beside parameters,
 optimiser and batch, read from the compiled program."""
+EXPERTS = """
+The row with experts computes as many products a token as BK-Core, with the parameters of all its
+experts."""
 
 
 def _format(value: float | None, template: str) -> str:

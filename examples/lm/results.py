@@ -15,11 +15,13 @@ from lm.checkpoints import digest
 from lm.corpus import Corpus
 from lm.evaluation import Evaluator
 from lm.rows import Model
-from lm.settings import Settings
+from lm.settings import Settings, Training
 from lm.training import train
 
 GATE_MAP = 48
 """Characters of the gate map: as many as stay legible."""
+SPECIALISATION = 64
+"""Windows of held-out text that show which expert takes which characters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Gate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Experts:
+    """Of each layer the share of the tokens that each expert takes; and in the last layer the
+    share of each class of characters that it takes."""
+
+    load: tuple[tuple[float, ...], ...]
+    taken: dict[str, tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The figures of a row; None and empty where a row has none."""
 
@@ -54,8 +65,7 @@ class Result:
     layers: int | None = None
     memory: dict[int, int] = dataclasses.field(default_factory=dict)
     """Temporary bytes of a training step for each number of layers."""
-    experts: tuple[float, ...] = ()
-    """Share of the tokens that each expert takes."""
+    experts: Experts | None = None
     curve: tuple[Point, ...] = ()
     gate: Gate | None = None
     sample: str = ""
@@ -100,7 +110,7 @@ def trained(
         layers=model.config.layers,
         memory={model.config.layers: done.memory}
         | memory.at_other_depths(model, training, settings.depths, text=len(corpus.train)),
-        experts=final.experts,
+        experts=_experts(model, params, corpus, training, final.experts),
         curve=tuple(
             Point(record["step"], record["step"] * tokens, record["seconds"], record["loss"])
             for record in metrics.read(folder / "metrics.jsonl")
@@ -127,3 +137,48 @@ def _gate(model: Model, params: Any, piece: np.ndarray, corpus: Corpus) -> Gate 
     pairs = jax.jit(model.pairs, static_argnums=0)
     kept = np.asarray(pairs(model.config, params, jnp.asarray(piece)[None])[-1, 0], np.float64)
     return Gate(corpus.decode(piece), kept.mean(axis=0))
+
+
+def _experts(
+    model: Model,
+    params: Any,
+    corpus: Corpus,
+    training: Training,
+    load: tuple[tuple[float, ...], ...],
+) -> Experts | None:
+    if not load:
+        return None
+    count = min(SPECIALISATION, max(1, len(corpus.validation) // training.block))
+    text = corpus.validation[: count * training.block]
+    rows = jnp.asarray(text).reshape(count, -1)
+
+    @jax.jit
+    def chosen(params: Any, rows: jax.Array) -> jax.Array:
+        dtype = jnp.dtype(training.dtype)
+        _, info = model.apply(model.config, params, rows, dtype=dtype, return_info=True)
+        return info["expert"][-1, ..., 0]
+
+    expert = np.asarray(chosen(params, rows)).reshape(-1)
+    kinds = np.array([kind_of(character) for character in corpus.decode(text)])
+    taken = {}
+    for kind in KINDS:
+        if (here := kinds == kind).any():
+            counts = np.bincount(expert[here], minlength=len(load[-1]))
+            taken[kind] = tuple((counts / here.sum()).tolist())
+    return Experts(load, taken)
+
+
+KINDS = ("vowels", "other letters", "capitals", "digits", "punctuation", "spaces", "line breaks")
+
+
+def kind_of(character: str) -> str:
+    """The one of KINDS that a character belongs to."""
+    if character == "\n":
+        return "line breaks"
+    if character.isspace():
+        return "spaces"
+    if character.isalpha():
+        if character.isupper():
+            return "capitals"
+        return "vowels" if character in "aeiou" else "other letters"
+    return "digits" if character.isdigit() else "punctuation"

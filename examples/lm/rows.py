@@ -23,7 +23,8 @@ class Model(NamedTuple):
     `init(config, key)` and `apply(config, params, tokens, *, key, dtype, return_info)` are the
     module's own. A model with gates also has `calibrate(config, params, tokens, *, dtype)`, which
     sets the gates' constants from a sample of text, and `pairs(config, params, tokens)`: the pairs
-    (L, B, N, T, T) that each head of each layer keeps.
+    (L, B, N, T, T) that each head of each layer keeps. One with experts has `place`: `calibrate`
+    that with a key also places their centroids.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Model(NamedTuple):
     apply: Callable[..., Any]
     calibrate: Callable[..., Any] | None = None
     pairs: Callable[..., jax.Array] | None = None
+    place: Callable[..., Any] | None = None
 
     def deeper(self, layers: int) -> "Model":
         """The same model with another number of layers."""
@@ -42,6 +44,9 @@ class Model(NamedTuple):
 
 def models(settings: Settings, vocab_size: int) -> list[Model]:
     """The trained rows that the settings ask for; all have the transformer's parameters within 1%.
+
+    All but the one with experts: it computes as many products a token as BK-Core, with the
+    parameters of all its experts.
 
     Raises:
         UserError: the sizes do not fit together (the message names the one).
@@ -52,6 +57,8 @@ def models(settings: Settings, vocab_size: int) -> list[Model]:
         rows = [baseline] if "transformer" in settings.rows else []
         if "bk" in settings.rows:
             rows.append(_bk_core(settings, vocab_size, target, "bk", "BK-Core"))
+        if "bk-experts" in settings.rows:
+            rows.append(_with_experts(settings, vocab_size, target))
         if settings.ablate:
             for name, label, without in ABLATIONS:
                 rows.append(_bk_core(settings, vocab_size, target, name, label, **without))
@@ -108,6 +115,15 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(matrix, params)
 
 
+def kinds(params: Any) -> Any:
+    """Which leaves are points of hyperbolic space, and which are plain numbers."""
+
+    def kind(path: tuple[Any, ...], _: jax.Array) -> str:
+        return "point" if getattr(path[-1], "key", None) == "centroids" else "number"
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
 def _transformer(settings: Settings, vocab_size: int) -> Model:
     sizes = settings.sizes
     config = transformer.TransformerConfig(
@@ -146,3 +162,9 @@ def _bk_core(
     if config.attention:
         model = model._replace(calibrate=bk_core.calibrate, pairs=bk_core.pairs)
     return model
+
+
+def _with_experts(settings: Settings, vocab_size: int, target: int) -> Model:
+    model = _bk_core(settings, vocab_size, target, "bk-experts", "BK-Core, experts")
+    config = dataclasses.replace(model.config, experts=settings.bk.experts)
+    return model._replace(config=config, place=bk_core.calibrate)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lm.errors import UserError
 
 Preset = Literal["smoke", "cpu", "gpu"]
-RowName = Literal["ppmd", "transformer", "bk"]
+RowName = Literal["ppmd", "transformer", "bk", "bk-experts"]
 
 
 def _require(group: str | None, settings: Any, name: str, sound: Any, expected: str) -> None:
@@ -109,9 +109,12 @@ class BKCore:
     """Share of the causal pairs that the gates are calibrated to keep."""
     local_window: int = 8
     """Nearest tokens that attention always keeps."""
+    experts: int = 8
+    """Feed-forwards of a layer in the row bk-experts; each token passes through one."""
 
     def __post_init__(self) -> None:
         _require("bk", self, "learning_rate", lambda value: value > 0, "above 0")
+        _require("bk", self, "experts", lambda value: value >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Settings:
     preset: Preset = "cpu"
     """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
-    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core."""
+    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts."""
     ablate: bool = False
     """Also a row for each mechanism of BK-Core left out."""
     text: Path | None = None

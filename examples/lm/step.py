@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm.rows import Model, decayed
+from lm.rows import Model, decayed, kinds
 from lm.settings import Training
+from physnet import optim
 
 CALIBRATION = 16
 """Windows of text from which gates take their constants."""
@@ -36,7 +37,10 @@ def mean_loss(
 
 
 def optimiser(model: Model, training: Training) -> optax.GradientTransformation:
-    """AdamW with warmup and cosine, clipped gradients, weight decay on matrices."""
+    """AdamW with warmup and cosine, clipped gradients, weight decay on matrices.
+
+    Centroids of experts move along geodesics instead, by the same schedule and without decay.
+    """
     warmup = min(training.warmup, training.steps)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=model.learning_rate / (warmup + 1),
@@ -45,16 +49,19 @@ def optimiser(model: Model, training: Training) -> optax.GradientTransformation:
         decay_steps=max(training.steps, warmup + 1),
         end_value=training.final_share * model.learning_rate,
     )
-    return optax.chain(
-        optax.clip_by_global_norm(training.clip),
-        optax.adamw(
-            schedule,
-            b1=training.beta1,
-            b2=training.beta2,
-            weight_decay=training.weight_decay,
-            mask=decayed,
-        ),
+    adamw = optax.adamw(
+        schedule,
+        b1=training.beta1,
+        b2=training.beta2,
+        weight_decay=training.weight_decay,
+        mask=decayed,
     )
+    if model.place is not None:
+        geodesic = optim.riemannian_adam(
+            schedule, coordinates="tangent", b1=training.beta1, b2=training.beta2
+        )
+        adamw = optax.partition({"number": adamw, "point": geodesic}, kinds)
+    return optax.chain(optax.clip_by_global_norm(training.clip), adamw)
 
 
 def initial_state(model: Model, training: Training, *, seed: Any = None) -> dict[str, Any]:
@@ -93,9 +100,23 @@ def calibrated(
     """The parameters with gates set from random windows of the text, where there are gates."""
     if model.calibrate is None:
         return params
-    size = max(1, min(CALIBRATION, CALIBRATION_TOKENS // training.block))
-    sample = batch(tokens, key, size=size, block=training.block)[:, :-1]
+    sample = _sample(training, tokens, key)
     return model.calibrate(model.config, params, sample, dtype=jnp.dtype(training.dtype))
+
+
+def placed(model: Model, training: Training, params: Any, tokens: jax.Array) -> Any:
+    """The parameters at the start with experts placed where the text's tokens are, if any."""
+    if model.place is None:
+        return params
+    key, clusters = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), 3))
+    sample = _sample(training, tokens, key)
+    dtype = jnp.dtype(training.dtype)
+    return model.place(model.config, params, sample, key=clusters, dtype=dtype)
+
+
+def _sample(training: Training, tokens: jax.Array, key: jax.Array) -> jax.Array:
+    size = max(1, min(CALIBRATION, CALIBRATION_TOKENS // training.block))
+    return batch(tokens, key, size=size, block=training.block)[:, :-1]
 
 
 def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from lm.evaluation import Evaluator
 from lm.metrics import Metrics
 from lm.rows import Model
 from lm.settings import Training
-from lm.step import initial_state, steps
+from lm.step import initial_state, placed, steps
 
 Spent = dict[str, Any]
 """What the steps so far took, kept with a checkpoint: seconds, and bytes of memory."""
@@ -77,6 +77,9 @@ def train(
         if restored is not None:
             state, step, spent = restored
             say(f"resuming after step {step}" if step < training.steps else "trained already")
+        elif model.place is not None:
+            start = jax.jit(lambda params, tokens: placed(model, training, params, tokens))
+            state |= {"params": start(state["params"], jnp.asarray(corpus.train))}
         if step < training.steps:
             with Metrics(folder, step=step) as metrics, _progress(console) as progress:
                 loop = _Loop(model, corpus, training, evaluator, metrics, checkpoints, progress)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from lm import picture, ppmd, report
-from lm.results import Gate, Point, Result
+from lm.results import KINDS, Experts, Gate, Point, Result, kind_of
 from rich.console import Console
 
 
@@ -17,6 +17,8 @@ def curve(*points):
 HEADS = np.diag([1.0, 1.0, 1.0, 1.0, 1.0])
 HEADS[3, 1] = 0.5  # half of the heads keep this pair
 
+TOOK = Experts(((0.2, 0.5, 0.3), (0.0, 1.0, 0.0)), {"vowels": (0, 1, 0), "spaces": (0.7, 0, 0.3)})
+
 FAST = Result(
     "transformer", "plain transformer", nats=1.9, parameters=800_000, kept_pairs=1.0,
     tokens_per_second=40_000.0, seconds=20.0, layers=4, memory={2: 2**20, 4: 3 * 2**20},
@@ -24,7 +26,7 @@ FAST = Result(
 )  # fmt: skip
 SLOW = Result(
     "bk", "BK-Core", nats=1.7, parameters=801_000, kept_pairs=0.4, tokens_per_second=30_000.0,
-    seconds=30.0, layers=4, memory={4: 2**21}, experts=(0.2, 0.5, 0.3),
+    seconds=30.0, layers=4, memory={4: 2**21}, experts=TOOK,
     curve=curve((1, 15.0, 2.0), (2, 30.0, 1.7)),
     gate=Gate("to be", HEADS), sample="~", digest="cd",
 )  # fmt: skip
@@ -80,8 +82,21 @@ def test_a_panel_for_what_there_is_and_none_that_is_empty():
         *curves,
         "Pairs kept by the last layer of BK-Core: 37% here",
         "Memory against depth",
-        "Load of the experts of BK-Core",
+        "Load of BK-Core: % of the tokens",
+        "Which expert takes which characters: % of each kind",
     ]
+
+
+def test_the_maps_of_experts_hold_their_shares():
+    load, taken = picture.draw([SLOW]).axes[-2:]
+    shares = lambda axes: [text.get_text() for text in axes.texts]  # noqa: E731
+    names = lambda axes: [label.get_text() for label in axes.get_yticklabels()]  # noqa: E731
+    assert shares(load) == ["50", "30", "20", "100"]
+    assert names(load) == ["layer 1: 2.8 in use", "layer 2: 1.0 in use"]
+    assert shares(taken) == ["100", "70", "30"]
+    assert names(taken) == ["vowels", "spaces"]
+    found = [kind_of(character) for character in "aßX7!\t\n"]
+    assert found == list(KINDS)
 
 
 def test_the_gate_map_shades_causal_pairs_by_the_heads_that_keep_them():

@@ -114,6 +114,21 @@ def test_the_smoke_preset_learns_and_reports(smoke):
     assert (folder / "report.png").exists()
 
 
+def test_a_row_with_experts_shows_who_takes_what(job, tmp_path):
+    arguments = "--preset smoke --rows bk-experts --training.steps 20 --sample 0 --sizes.layers 1"
+    report = job.report(tmp_path, *arguments.split(), "--depths", 1, "--bk.experts", 3)
+    (row,) = report["rows"]
+    assert row["name"] == "bk-experts"
+    assert row["nats"] < 4.6
+    (load,) = row["experts"]["load"]
+    assert len(load) == 3
+    assert sum(load) == pytest.approx(1.0)
+    taken = row["experts"]["taken"]
+    assert {"vowels", "other letters", "spaces", "line breaks"} <= set(taken)
+    assert all(sum(shares) == pytest.approx(1.0) for shares in taken.values())
+    assert "parameters of all its\nexperts" in (tmp_path / "report.md").read_text()
+
+
 def test_the_memory_of_a_depth_is_that_of_a_program_made_to_run_fast(smoke, optimized):
     """The program for the depth panel is compiled without optimizations."""
     report, _ = smoke

@@ -169,13 +169,13 @@ def test_the_evaluation_is_the_mean_over_every_held_out_character(batch):
 def test_the_load_of_experts_is_reported_where_a_model_has_them():
     def apply(config, params, tokens, **options):
         logits, info = bigram_apply(config, params, tokens, **options)
-        return logits, info | {"expert_load": jnp.array([0.75, 0.25], jnp.float32)}
+        return logits, info | {"expert_load": jnp.array([[0.75, 0.25]], jnp.float32)}
 
     evaluator = Evaluator(
         BIGRAM._replace(apply=apply), TOY.validation, block=8, dtype="float32", batch=4
     )
     params = bigram_init(BIGRAM.config, jax.random.key(3))
-    assert evaluator.evaluate(params).experts == (0.75, 0.25)
+    assert evaluator.evaluate(params).experts == ((0.75, 0.25),)
 
 
 def held_out(model):
@@ -316,6 +316,17 @@ def test_every_row_has_the_parameters_of_the_transformer():
         )
         assert not decayed["layers"]["attention"]["threshold"]
         assert decayed["layers"]["attention"]["qkv"]
+
+
+def test_the_row_with_experts_has_the_products_of_bk_core():
+    _, plain, model = rows.models(
+        dataclasses.replace(PRESETS["smoke"], rows=("transformer", "bk", "bk-experts")), 65
+    )
+    assert model.config == dataclasses.replace(plain.config, experts=8)
+    params = jax.eval_shape(lambda: model.init(model.config, jax.random.key(0)))
+    kinds = rows.kinds(params)["layers"]
+    assert kinds["route"] == {"project": "number", "centroids": "point"}
+    assert {"number"} == set(jax.tree.leaves(kinds["mlp"]))
 
 
 def test_hidden_widths_match_a_number_of_parameters():
