@@ -20,7 +20,12 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 def _names(requirements):
     """Names under which requirements are imported."""
-    import_name = {"orbax-checkpoint": "orbax", "pytest-xdist": "xdist", "jax-triton": "jax_triton"}
+    import_name = {
+        "jax-triton": "jax_triton",
+        "orbax-checkpoint": "orbax",
+        "pillow": "PIL",
+        "pytest-xdist": "xdist",
+    }
     names = {re.split(r"[\[<>=~!; ]", requirement)[0] for requirement in requirements}
     return {import_name.get(name, name) for name in names}
 
