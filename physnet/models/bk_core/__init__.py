@@ -5,8 +5,8 @@ from physnet.models.bk_core._cache import LayerCache as LayerCache
 from physnet.models.bk_core._cache import extend as extend
 from physnet.models.bk_core._cache import fit_cache as fit_cache
 from physnet.models.bk_core._cache import init_cache as init_cache
+from physnet.models.bk_core._config import BKCoreConfig as BKCoreConfig
 from physnet.models.bk_core._generate import generate as generate
-from physnet.models.bk_core._model import BKCoreConfig as BKCoreConfig
 from physnet.models.bk_core._model import apply as apply
 from physnet.models.bk_core._model import calibrate as calibrate
 from physnet.models.bk_core._model import init as init

@@ -17,7 +17,8 @@ from physnet import _checks, _dispatch, greens
 from physnet.attention import scattering_attention
 from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core import _model, _one_token
-from physnet.models.bk_core._model import BKCoreConfig, Params
+from physnet.models.bk_core._config import BKCoreConfig
+from physnet.models.bk_core._model import Params
 from physnet.nn import attention as gated
 from physnet.nn import mixer
 from physnet.nn.layers import dropout, linear, rms_norm

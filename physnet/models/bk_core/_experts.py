@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet import hyperbolic, moe
+from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn.layers import accurate, linear
 
 Params = dict[str, Any]
 
 
-def init(config: Any, keys: jax.Array, *, output_deviation: float) -> dict[str, Params]:
+def init(config: BKCoreConfig, keys: jax.Array, *, output_deviation: float) -> dict[str, Params]:
     """`mlp`, experts on axis 0, and `route`, where they lie and how tokens get there.
 
     Of a normed stream the points are at |v| about 1 to begin with, a distance of 2 from the origin:
@@ -53,7 +54,7 @@ def points(layer: Params, x: Float[Array, "n w"]) -> Float[Array, "n r"]:
     return linear(x.astype(accurate(x.dtype)), layer["route"]["project"])
 
 
-def routing(config: Any, layer: Params, x: Float[Array, "n w"]) -> moe.Routing:
+def routing(config: BKCoreConfig, layer: Params, x: Float[Array, "n w"]) -> moe.Routing:
     """The top_k nearest experts, with the gates that train where tokens and experts lie.
 
     Gates are e^{-d} over their sum for the top_k and the next one, which is not computed. Over the
@@ -72,7 +73,7 @@ def routing(config: Any, layer: Params, x: Float[Array, "n w"]) -> moe.Routing:
 
 
 def apply(
-    config: Any, layer: Params, x: Float[Array, "b t w"]
+    config: BKCoreConfig, layer: Params, x: Float[Array, "b t w"]
 ) -> tuple[Float[Array, "b t w"], jax.Array]:
     """Outputs for the normed stream, and the experts (B, T, k) that made them. Drops no token."""
     flat = x.reshape(-1, x.shape[-1])
@@ -90,7 +91,7 @@ def place(layer: Params, x: Float[Array, "b t w"], key: jax.Array) -> Float[Arra
     return found.centroids.astype(centroids.dtype)
 
 
-def load(config: Any, expert: jax.Array) -> dict[str, jax.Array]:
+def load(config: BKCoreConfig, expert: jax.Array) -> dict[str, jax.Array]:
     """How evenly the experts (L, B, T, k) of all layers are used."""
     found = jax.vmap(lambda one: moe.load(one, experts=config.experts))(expert)
     share = found.count.astype(jnp.float32) / (expert.size // expert.shape[0])

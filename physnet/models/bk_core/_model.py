@@ -7,16 +7,16 @@ pairs of open tokens attend to each other, and every token to a few nearest ones
 Shapes: B batch, T time, V vocabulary, W width, N heads, L layers, F hidden, H chains of a layer.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from physnet import _checks, _dispatch, scattering
+from physnet import _dispatch, scattering
 from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core import _experts
+from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
 from physnet.nn import mixer
 from physnet.nn.layers import Drop, accurate, dropout, rms_norm
@@ -24,78 +24,6 @@ from physnet.nn.layers import Drop, accurate, dropout, rms_norm
 Params = dict[str, Any]
 
 SITES = 5  # dropout sites of a layer
-
-
-@dataclasses.dataclass(frozen=True)
-class BKCoreConfig:
-    """Sizes and mechanisms of the model.
-
-    `mixer=False` leaves the chain only its gate, `attention=False` only its mixer. `density` is
-    the share of causal pairs that `calibrate` makes the gate keep, the band of `local_window`
-    nearest tokens included. `hidden=None` is 5/2 of the width. `chains` is the number of
-    Hamiltonians of a layer, shared out evenly among the attention heads; `soft_gate` and
-    `learn_hopping` are as in `nn.attention.init` and `nn.mixer.init`, `rotary_base` as in
-    `nn.layers.rotary`; `dropout` acts where `apply` gets a key.
-
-    With `experts` > 0 the feed-forward is a mixture of so many (`moe`), without a router: a learned
-    map takes the normed stream to tangent coordinates of a hyperbolic space of `route_dim`
-    dimensions, where a token goes to its `expert_top_k` nearest centroids. Each expert is a
-    feed-forward of `expert_width` (None: `hidden`, as many products a token as without experts when
-    `expert_top_k` is 1). Gates are e^{-d}, normalised over the experts of a token and the next
-    nearest one: so they train map and centroids also where a token has one expert. The leaves
-    `layers/route/centroids` are points: `optim.riemannian_adam(coordinates="tangent")` trains them
-    as such, without weight decay.
-    """
-
-    vocab_size: int
-    layers: int = 4
-    heads: int = 4
-    width: int = 128
-    hidden: int | None = None
-    chains: int = 16
-    mixer: bool = True
-    attention: bool = True
-    density: float = 0.4
-    local_window: int = 8
-    soft_gate: bool = False
-    learn_hopping: bool = False
-    rotary_base: float = 1000.0
-    dropout: float = 0.0
-    experts: int = 0
-    expert_top_k: int = 1
-    expert_width: int | None = None
-    route_dim: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "heads", "width", "chains"):
-            _checks.positive_int(name, getattr(self, name))
-        _checks.positive_int("local_window", self.local_window, minimum=0)
-        if self.hidden is None:
-            object.__setattr__(self, "hidden", 5 * self.width // 2)
-        _checks.positive_int("hidden", self.hidden)
-        for name in ("heads", "chains"):
-            if self.width % (2 * getattr(self, name)):
-                raise ValueError(
-                    f"width must be a multiple of 2 * {name} = {2 * getattr(self, name)}, "
-                    f"got {self.width}"
-                )
-        if self.chains % self.heads:
-            raise ValueError(f"chains must be a multiple of heads={self.heads}, got {self.chains}")
-        if not 0.0 <= self.density <= 1.0:
-            raise ValueError(f"density must be in [0, 1], got {self.density}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not (self.mixer or self.attention):
-            raise ValueError("mixer or attention must be True: tokens would not see each other")
-        _checks.positive_int("experts", self.experts, minimum=0)
-        for name in ("expert_top_k", "route_dim"):
-            _checks.positive_int(name, getattr(self, name))
-        if self.expert_width is not None:
-            _checks.positive_int("expert_width", self.expert_width)
-        if self.experts and self.expert_top_k > self.experts:
-            raise ValueError(
-                f"expert_top_k must be at most experts={self.experts}, got {self.expert_top_k}"
-            )
 
 
 def init(config: BKCoreConfig, key: jax.Array) -> Params:
