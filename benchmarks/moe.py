@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hyperbolic_points import moved
 from jax import lax
 
 from physnet import moe
@@ -81,17 +82,6 @@ def affine(tokens, centroids):
     r, q = (2 * jnp.linalg.norm(x, axis=1, keepdims=True) for x in (tokens, centroids))
     k, w = 2 * jnp.tanh(r) / r * tokens, 2 * jnp.sinh(q) / q * centroids
     return jnp.argmax(jnp.matmul(k, w.T, precision="highest") - jnp.cosh(q).T, axis=1)
-
-
-def moved(base, step):
-    """|step| along `step` from the point of tangent `base`, in float64."""
-    q, r = 2 * np.linalg.norm(base, axis=-1), np.linalg.norm(step, axis=-1)
-    u, w = step / r[..., None], 2 * base / q[..., None]
-    along = np.sinh(r) * np.sum(u * w, -1)
-    across = np.sinh(r)[..., None] * u - along[..., None] * w
-    x = (np.cosh(q) * along + np.sinh(q) * np.cosh(r))[..., None] * w + across
-    size = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x / size * np.arcsinh(size) / 2
 
 
 def near_boundary(radius, count, size=8):

@@ -26,6 +26,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hyperbolic_points import moved
 from jax import lax
 
 from physnet import moe
@@ -94,17 +95,6 @@ PAIR_WAYS = {
     "pairs' gradients, xla": (slopes(lambda *x: pairs(*x, "xla")), 1),
 }
 SLOW = {"route, xla": ("normal", "clusters at 9")}  # measured on these data, for the first shape
-
-
-def moved(base, step):
-    """|step| along `step` from the point of tangent `base`, in float64."""
-    q, r = 2 * np.linalg.norm(base, axis=-1), np.linalg.norm(step, axis=-1)
-    u, w = step / r[..., None], 2 * base / q[..., None]
-    along = np.sinh(r) * np.sum(u * w, -1)
-    across = np.sinh(r)[..., None] * u - along[..., None] * w
-    x = (np.cosh(q) * along + np.sinh(q) * np.cosh(r))[..., None] * w + across
-    size = np.linalg.norm(x, axis=-1, keepdims=True)
-    return x / size * np.arcsinh(size) / 2
 
 
 def near_boundary(radius: float, count: int, experts: int, d: int):
