@@ -31,12 +31,16 @@ def pair_mask(pairs: Pairs, *, local_window: int, is_causal: bool) -> jax.Array:
 
 
 def unclean(x: Tensors, zero: ArrayLike = 0.0) -> tuple[Tensors, jax.Array, jax.Array]:
-    """Tensors with non-finite entries zeroed; which queries (B, T, N) and keys (B, S, K) had any.
+    """Tensors with non-finite tokens zeroed; which queries (B, T, N) and keys (B, S, K) these are.
 
-    A zero weight times NaN is NaN: without this a masked token would spoil rows that do not see it.
+    A key is one where its value is. A zero weight times NaN is NaN: without this a masked token
+    would spoil rows that do not see it. So its derivative is 0.
     """
-    zeroed = (jnp.where(jnp.isfinite(a), a, jnp.asarray(zero, a.dtype)) for a in x)
     query, key, value = (_holds_non_finite(lax.stop_gradient(a)) for a in x)
+    bad = query, key | value, key | value
+    zeroed = (
+        jnp.where(b[..., None], jnp.asarray(zero, a.dtype), a) for a, b in zip(x, bad, strict=True)
+    )
     return Tensors(*zeroed), query, key | value
 
 
@@ -62,12 +66,13 @@ def dense(x: Tensors, mask: jax.Array, scale: float) -> tuple[jax.Array, jax.Arr
     kv_heads, group = key.shape[2], heads // key.shape[2]
     query = query.reshape(batch, time, kv_heads, group, size)
     logits = scale * jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=dtype)
-    spoil = jnp.where(bad_key, jnp.nan, 0.0).astype(dtype)  # rows that see such a key become NaN
-    logits = logits + jnp.swapaxes(spoil, 1, 2)[:, :, None, None, :]
     if mask.shape[1] == 1:
         mask = mask[:, :, None]
     else:
         mask = mask.reshape(mask.shape[0], kv_heads, group, *mask.shape[2:])
+    seen = jnp.any(mask & jnp.swapaxes(bad_key, 1, 2)[:, :, None, None, :], axis=-1)
+    seen = jnp.broadcast_to(seen, (batch, kv_heads, group, time))
+    lost = bad_query | jnp.moveaxis(seen, 3, 1).reshape(batch, time, heads)
     logits = jnp.where(mask, logits, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
     top = jnp.where(top == -jnp.inf, jnp.zeros_like(top), top)
@@ -80,5 +85,8 @@ def dense(x: Tensors, mask: jax.Array, scale: float) -> tuple[jax.Array, jax.Arr
     output = output.reshape(batch, time, heads, size)
     lse = jnp.where(empty, -jnp.inf, top + jnp.log(total))[..., 0]
     lse = jnp.moveaxis(lse, 3, 1).reshape(batch, time, heads)
-    output = jnp.where(bad_query[..., None], jnp.nan, output)
-    return output.astype(x.query.dtype), jnp.where(bad_query, jnp.nan, lse)
+    # The derivative of a finite query that sees a bad key is NaN as well, but none reaches a key.
+    factor = jnp.where(lost & ~bad_query, jnp.nan, 0.0).astype(dtype)
+    nan = jnp.where(bad_query, jnp.nan, factor * jnp.sum(query.reshape(x.query.shape), axis=-1))
+    output = jnp.where(lost[..., None], nan[..., None], output)
+    return output.astype(x.query.dtype), jnp.where(lost, nan, lse)

@@ -111,7 +111,8 @@ def scattering_attention(
         o (B, T, N, H) of the dtype of query; a query without a pair gives exactly 0. With
         `return_lse` a pair with (B, T, N), float32 (float64 for float64), -inf without a pair.
         Score and threshold get no gradient: the gate is hard. A query that sees a token with a NaN
-        or infinity in its key or value is NaN, and so is its gradient; no other is touched.
+        or infinity in its key or value is NaN, and so is its gradient; no other is touched, and
+        the gradient in a token that itself holds one is 0.
 
     Raises:
         ValueError: Shapes that do not fit; a threshold that is NaN or negative where it is known.

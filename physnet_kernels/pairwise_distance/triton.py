@@ -63,6 +63,7 @@ def _run(kernel: Any, points: Any, rest: Any, programs: int, out: Any, **options
         out,
         num_warps=8,
         num_stages=1,
+        enable_fp_fusion=False,  # the threads that share a pair must round its sums alike
         **options,
     )
     return [_varying(_varying(x, points[0]), points[1]) for x in results]

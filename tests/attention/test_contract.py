@@ -337,17 +337,17 @@ def test_nan_tokens_touch_only_the_rows_that_see_them(implementation):
     assert np.isnan(np.asarray(got[0])[:, ~real]).all()  # and trouble shows where it belongs
 
 
-def test_gradients_of_rows_that_are_nan_stay_where_they_are(over_blocks):
+def test_gradients_of_rows_that_are_nan_stay_where_they_are(implementation):
     """A finite query sees a NaN key: nothing of it reaches keys that it does not see."""
     case = Case(time=300, threshold=0.2, local_window=2, block_size=None)
-    tensors, score, _, options, _ = inputs(case, over_blocks.dtypes[0])
+    tensors, score, _, options, _ = inputs(case, implementation.dtypes[0])
     segment = np.arange(300) % 3
     options["segment_ids"] = jnp.asarray(segment, jnp.int32)
 
     @jax.jit
     def run(*tensors):
         def loss(*tensors):
-            output = over_blocks(
+            output = implementation(
                 attention.scattering_attention, *tensors, jnp.asarray(score), **options
             )
             return jnp.sum(output**2)
