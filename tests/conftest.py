@@ -19,9 +19,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 _QUICK = "jax_disable_most_optimizations"
-_PLAIN = "--xla_cpu_use_fusion_emitters=false"
+# One piece of machine code a program: pieces compile side by side, and cost more in all.
+_PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
-# XLA ends a process over a flag that it does not know: only in versions known to have this one.
+# XLA ends a process over a flag that it does not know: only in versions known to have these.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN}".strip()
 
