@@ -87,6 +87,8 @@ def dense(x: Tensors, mask: jax.Array, scale: float) -> tuple[jax.Array, jax.Arr
     lse = jnp.moveaxis(lse, 3, 1).reshape(batch, time, heads)
     # The derivative of a finite query that sees a bad key is NaN as well, but none reaches a key.
     factor = jnp.where(lost & ~bad_query, jnp.nan, 0.0).astype(dtype)
-    nan = jnp.where(bad_query, jnp.nan, factor * jnp.sum(query.reshape(x.query.shape), axis=-1))
+    nan = jnp.where(
+        bad_query, jnp.nan, factor * jnp.sum(query.reshape(x.query.shape).astype(dtype), axis=-1)
+    )
     output = jnp.where(lost[..., None], nan[..., None], output)
     return output.astype(x.query.dtype), jnp.where(lost, nan, lse)
