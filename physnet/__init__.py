@@ -12,6 +12,7 @@ import typing as _typing
 
 from physnet import attention as attention
 from physnet import birman_schwinger as birman_schwinger
+from physnet import dyson as dyson
 from physnet import greens as greens
 from physnet import hyperbolic as hyperbolic
 from physnet import moe as moe

@@ -9,10 +9,12 @@ import re
 import pytest
 
 PUBLIC = {
-    "physnet": "attention birman_schwinger greens hyperbolic models moe nn optim scattering",
+    "physnet": "attention birman_schwinger dyson greens hyperbolic models moe nn optim scattering",
     "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
     "recurrence PropagateState",
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
+    "physnet.dyson": "solve born_series BornInfo Propagator as_propagator chain_propagator apply "
+    "dense LayerProbes probe_layers isometry_penalty Spectrum gradient_norms spectrum",
     "physnet.scattering": "score pair_gate token_gate head_gate block_gate threshold_for_density "
     "schedule Schedule class_edges class_of default_edges block_order as_score as_threshold",
     "physnet.hyperbolic": "klein lorentz poincare polar tree frechet_mean kmeans Clusters",
