@@ -226,8 +226,8 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
 
 def print_table(results: dict[str, Any]) -> None:
     """Means over seeds with standard errors, and the first row's paired differences to the rest."""
-    heads = ("nats", "NMI", "purity", "NMI next", "in use", "max load")
-    names = ("nats", "nmi", "purity", "nmi_next", "effective", "imbalance")
+    heads = ("nats", "NMI", "purity", "NMI next", "purity next", "in use", "max load")
+    names = MEASURES
 
     def cells(values: dict[str, list], sign: str) -> str:
         texts = []
@@ -240,6 +240,12 @@ def print_table(results: dict[str, Any]) -> None:
     for corpus, facts in results["corpora"].items():
         counts = np.array(facts["class_counts"])
         print(f"\n{facts['name']}: the commonest class has {counts.max() / counts.sum():.3f}")
+        chance = max(
+            row["mean"]["nmi_by_chance"][0]
+            for row in results["rows"]
+            if row["corpus"] == corpus and "nmi_by_chance" in row["mean"]
+        )
+        print(f"NMI of experts with these loads that are drawn by chance: at most {chance:.4f}")
         print(f"{'':42}" + "".join(f"{head:>15}" for head in heads))
         rows = [row for row in results["rows"] if row["corpus"] == corpus]
         for row in rows:
@@ -261,7 +267,8 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, default=classed.WORDNET, help="WordNet's folder")
     parser.add_argument("--threads", type=int, default=1, help="that compile at once")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="draw a finished run, next to it")
+    parser.add_argument("--draw", type=Path, metavar="JSON", help="print and draw a finished run")
+    parser.add_argument("--picture", type=Path, help="PNG for --draw; None: next to the JSON")
     options = parser.parse_args()
     try:
         if options.draw:
@@ -269,7 +276,8 @@ def main() -> None:
 
             results = json.loads(options.draw.read_text())
             print_table(results)
-            print(composition.save(results, options.draw.with_suffix(".png")))
+            picture = options.picture or options.draw.with_suffix(".png")
+            print(f"\nwritten: {composition.save(results, picture)}")
             return
         preset = PRESETS[options.preset]
         changes = {name: getattr(options, name) for name in ("seeds", "rules", "corpora")}

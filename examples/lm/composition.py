@@ -86,7 +86,7 @@ def _information(axes: Axes, rows: list[dict[str, Any]]) -> None:
         )  # fmt: skip
     axes.set_yticks(place, [row["rule"] for row in rows], fontsize=8)
     axes.set_xlabel("NMI of experts and classes", color=INK, fontsize=9)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.25 * max(row["mean"]["nmi"][0] for row in rows))
     _plain(axes)
 
 
