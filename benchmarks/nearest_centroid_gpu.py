@@ -97,16 +97,17 @@ PAIR_WAYS = {
 SLOW = {"route, xla": ("normal", "clusters at 9")}  # measured on these data, for the first shape
 
 
-def near_boundary(radius: float, count: int, experts: int, d: int):
-    """Clusters of 8 siblings each about 1 apart, in any order; tokens at noise .3 of experts."""
+def near_boundary(radius: float, siblings: int, count: int, experts: int, d: int):
+    """Clusters of siblings each about 1 apart, in any order; tokens at noise .3 of experts."""
     rng = np.random.default_rng(0)
 
     def unit(*shape):
         x = rng.normal(size=shape)
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
-    centres = np.repeat(unit(experts // 8, 1, d) * radius / 2, 8, 1)
-    centroids = moved(centres, unit(experts // 8, 8, d) / np.sqrt(2)).reshape(experts, d)
+    clusters = experts // siblings
+    centres = np.repeat(unit(clusters, 1, d) * radius / 2, siblings, 1)
+    centroids = moved(centres, unit(clusters, siblings, d) / np.sqrt(2)).reshape(experts, d)
     centroids = rng.permutation(centroids).astype(np.float32)
     own = centroids[rng.integers(0, experts, count)].astype(np.float64)
     tokens = moved(own, 0.3 * rng.normal(size=(count, d))).astype(np.float32)
@@ -122,8 +123,9 @@ def normal(count: int, experts: int, d: int):
 
 DATA = {
     "normal": normal,
-    "clusters at 3": lambda *shape: near_boundary(3, *shape),
-    "clusters at 9": lambda *shape: near_boundary(9, *shape),
+    "clusters at 3": lambda *shape: near_boundary(3, 8, *shape),
+    "clusters at 9": lambda *shape: near_boundary(9, 8, *shape),
+    "64 siblings at 9": lambda *shape: near_boundary(9, 64, *shape),
 }
 
 
