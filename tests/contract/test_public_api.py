@@ -29,7 +29,9 @@ PUBLIC = {
     "physnet.attention": "scattering_attention block_sparse_attention",
     "physnet.moe": "route gate Routing apply ball_expert load Load",
     "physnet.optim": "riemannian_adam riemannian_sgd ema_midpoint RiemannianAdamState "
-    "RiemannianSGDState EmaMidpoint EmaMidpointState",
+    "RiemannianSGDState EmaMidpoint EmaMidpointState teleported_lookahead "
+    "TeleportedLookaheadState polar_factor orthogonal_initializer orthogonal_retraction",
+    "physnet.teleport": "scan gradients",
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
     "attention layers mixer",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
