@@ -11,7 +11,7 @@ from physnet.moe import _layout
 
 ROOM = 2.0  # rows that two devices exchange, over those of even loads, before all are sent
 
-Run = Callable[[Array, Array], tuple[Array, Array, Array]]
+Run = Callable[[Array, Array, Array], tuple[Array, Array, Array]]
 
 
 def exchanged(
@@ -25,10 +25,10 @@ def exchanged(
 
     Args:
         tokens, expert: Of this device, (n, d) and (n, k), experts numbered over the whole axis.
-        run: (tokens (m, d), experts (m, 1) among its own) -> as `_experts.run`.
+        run: (tokens (m, d), experts (m, 1) among its own, gates of 1) -> as `_experts.run`.
 
     Returns:
-        As `_experts.run`, of this device's tokens, with the loads of all experts.
+        Outputs (n, k, o), which assignments have one (n, k), and the loads of all experts.
     """
     devices = lax.axis_size(axis_name)
     n, k = expert.shape
@@ -45,7 +45,8 @@ def exchanged(
             filled = jnp.arange(size, dtype=jnp.int32)[None, :] < plan.count[:, None]
             owner = jnp.where(filled, owner, -1)
             rows, owner = (_swap(x, axis_name) for x in (rows, owner))
-            out, kept, count = run(rows.reshape(-1, rows.shape[-1]), owner.reshape(-1, 1))
+            rows, owner = rows.reshape(-1, rows.shape[-1]), owner.reshape(-1, 1)
+            out, kept, count = run(rows, owner, jnp.ones_like(owner, rows.dtype))
             out, kept = (_swap(x.reshape(devices, size, -1), axis_name) for x in (out, kept))
             out, kept = (x.reshape(devices * size, -1)[plan.slot] for x in (out, kept))
             kept = kept[:, 0] & plan.kept

@@ -31,7 +31,7 @@ class Runs(NamedTuple):
     fill: Array  # (b,): how many assignments it has
 
 
-class _Segments(NamedTuple):
+class Segments(NamedTuple):
     """Assignments in the order of their experts, those of one expert in their own order."""
 
     order: Array  # (M,)
@@ -69,7 +69,7 @@ def loads(expert: Array, experts: int) -> tuple[Array, Array]:
 
 def runs(expert: Array, experts: int, size: int) -> Runs:
     """Runs of at most `size`, as many as the worst distribution of loads needs."""
-    s = _segments(expert, experts)
+    s = segments(expert, experts)
     owner, rank, full = _cut(s, size)
     fill = jnp.where(full, jnp.minimum(s.count[owner] - rank, size), 0)
     start = jnp.where(full, s.first[owner] + rank, expert.shape[0])
@@ -81,7 +81,7 @@ def blocks(expert: Array, experts: int, size: int) -> Layout:
 
     There are as many blocks as the worst distribution of loads needs; those in use come first.
     """
-    s = _segments(expert, experts)
+    s = segments(expert, experts)
     owner, rank, full = _cut(s, size)
     needed = -(-s.count // size)
     begin = jnp.cumsum(needed, dtype=jnp.int32) - needed
@@ -98,7 +98,7 @@ def blocks(expert: Array, experts: int, size: int) -> Layout:
 
 def slab(expert: Array, experts: int, capacity: int) -> Layout:
     """One block of `capacity` rows an expert, for its first assignments; the others are dropped."""
-    s = _segments(expert, experts)
+    s = segments(expert, experts)
     owner = jnp.arange(experts, dtype=jnp.int32)
     rank = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32)[None, :], (experts, capacity))
     kept = s.valid & (s.rank < capacity)
@@ -112,7 +112,7 @@ def slab(expert: Array, experts: int, capacity: int) -> Layout:
     )
 
 
-def _segments(expert: Array, experts: int) -> _Segments:
+def segments(expert: Array, experts: int) -> Segments:
     valid, count = loads(expert, experts)
     key = jnp.where(valid, expert, experts).astype(jnp.int32)
     place = jnp.arange(key.shape[0], dtype=jnp.int32)
@@ -123,10 +123,10 @@ def _segments(expert: Array, experts: int) -> _Segments:
     first = jnp.cumsum(count, dtype=jnp.int32) - count
     slot = jnp.zeros_like(place).at[order].set(place, unique_indices=True)
     expert = jnp.where(valid, key, 0)
-    return _Segments(order, slot, first, count, expert, slot - first[expert], valid)
+    return Segments(order, slot, first, count, expert, slot - first[expert], valid)
 
 
-def _cut(s: _Segments, size: int) -> tuple[Array, Array, Array]:
+def _cut(s: Segments, size: int) -> tuple[Array, Array, Array]:
     """Blocks of one expert each: the expert, the rank of the first, and whether it is in use.
 
     There are as many blocks as the worst distribution of loads needs; those in use come first, and
@@ -143,7 +143,7 @@ def _cut(s: _Segments, size: int) -> tuple[Array, Array, Array]:
     return owner, (place - (end - needed)[owner]) * size, block < end[-1:]
 
 
-def _source(s: _Segments, owner: Array, rank: Array) -> Array:
+def _source(s: Segments, owner: Array, rank: Array) -> Array:
     """The assignments (b, m) at these ranks; the last one beyond it."""
     last = jnp.maximum(s.count[owner] - 1, 0)[:, None]
     place = s.first[owner][:, None] + jnp.minimum(rank, last)

@@ -21,13 +21,13 @@ def dropless(tokens: Array, expert: Array, expert_fn: ExpertFn, params: Any, exp
 
     Values come from the quickest loop, which reads parameters where they lie. Its transpose would
     write a cotangent as large as all parameters for every block. So derivatives are those of
-    another loop with the same values, `_differentiable`.
+    another loop with the same values, `differentiable`.
     """
     k, flat = expert.shape[1], expert.reshape(-1)
     sizes = _layout.sizes(flat.shape[0], experts)
     block = _layout.block_size(flat.shape[0], experts, least=8)
     # What expert_fn closes over may have derivatives or a batch: it must be an argument as well.
-    forms, captured = _closed(expert_fn, params, tokens, flat, (*sizes, block))
+    forms, captured = closed(expert_fn, params, tokens, flat, (*sizes, block))
 
     values = jax.custom_jvp(_batched(functools.partial(_values, k, forms, sizes)))
 
@@ -38,7 +38,7 @@ def dropless(tokens: Array, expert: Array, expert_fn: ExpertFn, params: Any, exp
         def of(tokens, params, captured):
             layout = _layout.blocks(flat, experts, block)
             form = functools.partial(forms[-1], captured)
-            out = _differentiable(form, params, layout, tokens[layout.source // k])
+            out = differentiable(form, params, layout, tokens[layout.source // k])
             return out.reshape(-1, out.shape[-1])[layout.slot]
 
         return jax.jvp(of, (tokens, params, captured), (tangents[0], *tangents[2:]))
@@ -109,12 +109,12 @@ def _batched(values: Callable[..., Array]) -> Callable[..., Array]:
     return whole
 
 
-def _closed(
+def closed(
     expert_fn: ExpertFn, params: Any, tokens: Array, flat: Array, sizes: Sequence[int]
 ) -> tuple[list[Form], list[Any]]:
     """expert_fn on rows of each size, as functions of what it closes over, and all of that."""
     forms, captured = [], []
-    own = _own(params, flat[0])
+    own = params_of(params, flat[0])
     rows = jnp.pad(tokens, ((0, max(sizes)), (0, 0)))
     for size in sizes:
         x = lax.dynamic_slice_in_dim(rows, flat[0], size)
@@ -135,16 +135,16 @@ def _on_rows(form: Form, size: int, most: int):
 
     def branch(owner, start, params, captured, rows):
         x = lax.dynamic_slice_in_dim(rows, start, size)
-        return jnp.pad(form(captured, _own(params, owner), x), ((0, most - size), (0, 0)))
+        return jnp.pad(form(captured, params_of(params, owner), x), ((0, most - size), (0, 0)))
 
     return branch
 
 
-def _own(params: Any, owner: Array) -> Any:
+def params_of(params: Any, owner: Array) -> Any:
     return jax.tree.map(lambda p: lax.dynamic_index_in_dim(p, owner, 0, keepdims=False), params)
 
 
-def _differentiable(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Array) -> Array:
+def differentiable(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, rows: Array) -> Array:
     """Outputs (b, m, o) of all blocks.
 
     The slice of the parameters is taken outside of the branch and again in the backward pass:
@@ -154,7 +154,7 @@ def _differentiable(expert_fn: ExpertFn, params: Any, layout: _layout.Layout, ro
     @jax.checkpoint
     def one(params, block):
         owner, full, x = block
-        return _if(full, expert_fn, _own(params, owner), x)
+        return _if(full, expert_fn, params_of(params, owner), x)
 
     return lax.map(lambda block: one(params, block), (layout.owner, layout.full, rows))
 
