@@ -113,7 +113,7 @@ def test_second_derivatives_and_other_types():
     want = jax.jit(jax.hessian(lambda u: jnp.sum(single(u, v, ONE))))(u)
     np.testing.assert_allclose(curve, want, rtol=1e-4, atol=1e-4)
     assert pairwise(u.astype(jnp.bfloat16), v.astype(jnp.bfloat16)).dtype == jnp.bfloat16
-    assert polar.pairwise(u[:0], v).shape == (0, 1)
+    assert pairwise(u[:0], v).shape == (0, 1)
 
 
 def test_bad_arguments(bare_errors, monkeypatch):

@@ -119,7 +119,7 @@ def test_long_sequences_over_blocks_are_causal_and_decode_alike():
 
 
 def test_bfloat16_decodes_near_its_own_forward(bare_errors):
-    config = SPARSE["both"]
+    config = SHALLOW
     params = lively(config)
     row = tokens(2, 12, seed=4)
     whole = apply(config, params, row, dtype=jnp.bfloat16)

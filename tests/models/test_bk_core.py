@@ -143,23 +143,24 @@ def test_the_gate_keeps_its_density_on_text_like_the_sample():
 
 
 def test_calibration_changes_only_the_gates_constants():
-    params = init(CONFIG)
+    params = init(SHALLOW)
     calibrate = jax.jit(bk_core.calibrate, static_argnums=0)
-    found = calibrate(CONFIG, params, tokens())
+    found = calibrate(SHALLOW, params, tokens())
     differs = jax.tree_util.tree_map_with_path(
         lambda path, a, b: path[-1].key if not np.array_equal(a, b) else None, params, found
     )
     assert set(jax.tree.leaves(differs)) == {"ceiling", "threshold"}
-    dense = dataclasses.replace(CONFIG, density=1.0)
+    dense = dataclasses.replace(SHALLOW, density=1.0)
     everything = calibrate(dense, params, tokens())
     assert float(apply(dense, everything, tokens(), return_info=True)[1]["kept_pairs"]) == 1
-    none = dataclasses.replace(CONFIG, density=0.0)
+    none = dataclasses.replace(SHALLOW, density=0.0)
     band = calibrate(none, params, tokens())
     share = apply(none, band, tokens(), return_info=True)[1]["kept_pairs"]
     np.testing.assert_allclose(share, (3 * 12 - 3) / (12 * 13 / 2), rtol=1e-6)
 
 
 def gradient(config):
+    config = dataclasses.replace(config, layers=1)
     params = lively(config)
     return jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(bk_core.apply(config, p, tokens())))))(
         params
