@@ -1,5 +1,6 @@
 """The example runs as its first lines say and shows that nothing leaks."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,11 @@ def test_the_example_draws_and_shows_no_leak(tmp_path):
     )
     assert "causal 0.0e+00" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    bad = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--eta", "0"], capture_output=True, text=True, check=False
-    )
-    assert bad.returncode == 2
-    assert "--eta must be positive, got 0.0" in bad.stderr
+
+
+def test_a_bad_eta_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--eta", "0"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert stopped.value.code == 2
+    assert "--eta must be positive, got 0.0" in capsys.readouterr().err
