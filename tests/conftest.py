@@ -34,6 +34,16 @@ _hook.__enter__()
 gc.set_threshold(50_000, 20, 50)  # tracing makes many objects that live: collect less often
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbours run in one process, which compiles once what they share (--dist=worksteal)."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def pytest_collection_finish():
     gc.freeze()  # modules and tests stay: nothing there to collect
 
