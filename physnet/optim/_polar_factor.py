@@ -29,10 +29,11 @@ def polar_factor(matrix: Float[Array, "*b n m"]) -> Float[Array, "*b n m"]:
         matrix: A (..., n, m), real. For n >= m the columns become orthonormal, else the rows.
 
     Returns:
-        (..., n, m), orthogonal to about 1e-6 in float32 and 1e-14 in float64 up to condition numbers
-        1e5 and 1e13 / sqrt(min(n, m)); its distance from the exact factor is rounding times the
-        condition number. Singular values nearer to 0 come out between 0 and 1, exact zeros and
-        zero matrices as rounding leaves them, finite; NaN or infinity makes its own matrix NaN.
+        (..., n, m), orthogonal to about 1e-6 in float32 and 1e-14 in float64, up to condition
+        numbers 1e5 and 1e13 / sqrt(min(n, m)); its distance from the exact factor is rounding
+        times the condition number. Singular values nearer to 0 come out between 0 and 1, exact
+        zeros and zero matrices as rounding leaves them, finite; NaN or infinity makes its own
+        matrix NaN.
         Narrow dtypes compute in float32. Derivatives of all orders are those of a scaled iteration
         of fixed length (reverse mode keeps its 21 or 47 matrices), for matrices of full rank.
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool
 from physnet.teleport import _propagator
 
 Leaves = list[Array]  # the floating leaves of h, or of what is like it
+Node = tuple[Any, Array]  # coefficients of the propagator, and the strength
 
 
 def wide(x: Array) -> Array:
@@ -31,59 +32,55 @@ def empty(form: _propagator.Propagator, h: Leaves) -> Leaves:
     return [jnp.broadcast_to(x, (*form.width, *x.shape)) for x in fill]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def total(
-    form: type, node: Any, strength: Array, h: Leaves, state: Leaves
-) -> tuple[Leaves, Leaves]:
+def _total(form: type, node: Node, h: Leaves, state: Leaves) -> tuple[Leaves, Leaves]:
     """Backwards delta <- delta + strength * sum, and the state takes this total in."""
     return h, _tie(h, state)
 
 
-def _total_forward(form, node, strength, h, state):
-    return (h, _tie(h, state)), (node, strength)
+def _total_forward(form, node, h, state):
+    return (h, _tie(h, state)), node
 
 
-def _total_backward(form, residuals, cotangents):
-    _, totals, states = _visit(form, residuals, cotangents, total=True)
-    return None, None, totals, states
+def _total_backward(form, node, cotangents):
+    _, totals, states = _visit(form, node, cotangents, total=True)
+    return None, totals, states
 
 
+total = jax.custom_vjp(_total, nondiff_argnums=(0,))
 total.defvjp(_total_forward, _total_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def chain(
-    form: type, node: Any, strength: Array, h: Leaves, twin: Leaves, state: Leaves
-) -> tuple[Leaves, Leaves]:
+def _chain(form: type, node: Node, h: Leaves, twin: Leaves, state: Leaves) -> tuple[Leaves, Leaves]:
     """Backwards delta goes to h as it is, and with strength * sum to its twin."""
     return h, _tie(h, state)
 
 
-def _chain_forward(form, node, strength, h, twin, state):
-    return (h, _tie(h, state)), (node, strength)
+def _chain_forward(form, node, h, twin, state):
+    return (h, _tie(h, state)), node
 
 
-def _chain_backward(form, residuals, cotangents):
-    deltas, totals, states = _visit(form, residuals, cotangents, total=False)
-    return None, None, deltas, totals, states
+def _chain_backward(form, node, cotangents):
+    deltas, totals, states = _visit(form, node, cotangents, total=False)
+    return None, deltas, totals, states
 
 
+chain = jax.custom_vjp(_chain, nondiff_argnums=(0,))
 chain.defvjp(_chain_forward, _chain_backward)
 
 
 def _visit(
-    form: type, residuals: Any, cotangents: tuple[Leaves, Leaves], *, total: bool
+    form: Any, node: Node, cotangents: tuple[Leaves, Leaves], *, total: bool
 ) -> tuple[Leaves, Leaves, Leaves]:
     """Cotangents without and with the sum that arrives here, and the state that goes on."""
-    node, strength = residuals
+    own, strength = node
     deltas, states = cotangents
     totals, after = [], []
     for delta, state in zip(deltas, states, strict=True):
-        emitted = form.emit(node, state)
+        emitted = form.emit(own, state)
         added = strength.astype(emitted.dtype) * emitted
         added = jnp.where(strength == 0, jnp.zeros_like(added), added)  # not 0 * inf
         totals.append((wide(delta) + added).astype(delta.dtype))
-        after.append(form.absorb(node, state, emitted, wide(totals[-1] if total else delta)))
+        after.append(form.absorb(own, state, emitted, wide(totals[-1] if total else delta)))
     return deltas, totals, after
 
 

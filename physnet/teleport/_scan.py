@@ -130,16 +130,16 @@ def _jumping(layer, params, h, form, strength, part, put, *, first_order):
     nodes = (form.backward(), strength)
     values = _nodes.depend(part(h), nodes)
     first, rest = _split(nodes)
-    values, state = _nodes.total(type(form), *first, values, _nodes.empty(form, values))
+    values, state = _nodes.total(type(form), first, values, _nodes.empty(form, values))
 
     def step(carry, at):
         (own, node), (h, state) = at, carry
         if first_order:
             h, twin = _nodes.twins(layer, own, h)
-            values, state = _nodes.chain(type(form), *node, part(h), part(twin), state)
+            values, state = _nodes.chain(type(form), node, part(h), part(twin), state)
         else:
             h = layer(own, h)
-            values, state = _nodes.total(type(form), *node, part(h), state)
+            values, state = _nodes.total(type(form), node, part(h), state)
         return (put(h, values), state), None
 
     return lax.scan(step, (put(h, values), state), (params, rest))[0][0]
@@ -148,22 +148,23 @@ def _jumping(layer, params, h, form, strength, part, put, *, first_order):
 def _ghost(layer, params, h, form, strength, part, put):
     first, rest = _split((form.forward(), strength))
 
-    def absorb(node, strength, values, states, emitted):
+    def absorb(node, values, states, emitted):
+        own, strength = node
         sent = [strength.astype(_nodes.wide(x).real.dtype) * _nodes.wide(x) for x in values]
-        return [form.absorb(node, *each) for each in zip(states, emitted, sent, strict=True)]
+        return [form.absorb(own, s, e, x) for s, e, x in zip(states, emitted, sent, strict=True)]
 
     def step(carry, at):
-        (own, (node, strength)), (h, states) = at, carry
+        (own, node), (h, states) = at, carry
         h = layer(own, h)
-        emitted = [form.emit(node, s) for s in states]
+        emitted = [form.emit(node[0], s) for s in states]
         values = [
             (_nodes.wide(x) + s).astype(x.dtype) for x, s in zip(part(h), emitted, strict=True)
         ]
-        return (put(h, values), absorb(node, strength, values, states, emitted)), None
+        return (put(h, values), absorb(node, values, states, emitted)), None
 
     nothing = [jnp.zeros_like(x) for x in _nodes.empty(form, part(h))]
     zeros = [jnp.zeros_like(_nodes.wide(x)) for x in part(h)]
-    state = absorb(*first, part(h), nothing, zeros)
+    state = absorb(first, part(h), nothing, zeros)
     return lax.scan(step, (h, state), (params, rest))[0][0]
 
 
