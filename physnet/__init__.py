@@ -17,6 +17,7 @@ from physnet import greens as greens
 from physnet import hyperbolic as hyperbolic
 from physnet import moe as moe
 from physnet import scattering as scattering
+from physnet import teleport as teleport
 
 if _typing.TYPE_CHECKING:
     from physnet import models as models

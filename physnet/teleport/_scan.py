@@ -48,9 +48,10 @@ def scan(
     `lax.scan` stores; `jax.checkpoint(layer)` recomputes instead.
 
     A jump carries a cotangent unturned. That is news of the loss only where layers are near
-    multiples of the identity: the cosine of the sum with the plain cotangent is about tr J/d
-    (README, `physnet.dyson.probe_layers`). For rho = 1 and J = I the totals of "dyson" grow like
-    exp(L sqrt(lambda)): lambda of order 1/L^2 keeps them.
+    multiples of the identity: its cosine with the plain cotangent one layer down is about
+    tr J/d over the root of tr J J^T/d, both of which `physnet.dyson.probe_layers` measures. For
+    rho = 1 and J = I the totals of "dyson" grow like exp(L sqrt(lambda)): lambda of order 1/L^2
+    keeps them.
 
     Args:
         layer: layer(params_l, h) -> h, the same tree, shapes and dtypes. May close over arrays:
@@ -94,8 +95,8 @@ def scan(
 
     References:
         Born and Wolf, "Principles of optics", Cambridge 1999, section 13.1 (the Born series).
-        Lai, Fan and others, "Highway backpropagation", ICLR 2025, arXiv:2501.17086, for truncated
-        sums over the residual paths.
+        Fagnou, Caillon, Delattre and Allauzen, ICLR 2025, arXiv:2501.17086 (Highway-BP: truncated
+        sums over the paths through residual connections).
     """
     _checks.one_of("mode", mode, ("dyson", "chain", "ghost", "gated"))
     layers = _layers(params)

@@ -9,7 +9,8 @@ import re
 import pytest
 
 PUBLIC = {
-    "physnet": "attention birman_schwinger dyson greens hyperbolic models moe nn optim scattering",
+    "physnet": "attention birman_schwinger dyson greens hyperbolic models moe nn optim scattering "
+    "teleport",
     "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
     "recurrence PropagateState",
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
