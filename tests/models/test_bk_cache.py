@@ -12,7 +12,10 @@ from bk_models import CONFIG, VARIANTS, apply, extend, init, lively, tokens
 from physnet.models import bk_core
 
 # Few programs for many tests: these, 40 tokens with `return_info`, and one layer of the first.
-SPARSE = {name: dataclasses.replace(config, density=0.3) for name, config in VARIANTS.items()}
+SPARSE = {
+    name: dataclasses.replace(config, density=0.3, layers=1 + (name in ("both", "mixer")))
+    for name, config in VARIANTS.items()
+}
 SHALLOW = dataclasses.replace(SPARSE["both"], layers=1)
 
 
