@@ -6,6 +6,7 @@ scattering cotangents is several times slower. JAX's own derivative of the condi
 the parameters, so it is a linear function with a transpose of its own.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -162,7 +163,31 @@ class _Slabs:
         (moved,) = _linear.linear(
             tangent.straight, tangent.back, tangent.plain, residuals, list(moves.values())
         )
-        return self.values(args, plan, slab), moved
+        return self.again(leaves, tree, plan, slab), moved
+
+    def again(self, leaves: list[Array], tree: Any, plan: _plan.Plan, slab: Array) -> Array:
+        """`values` within `rule`: what differentiates that cannot pass its loop."""
+        values = jax.custom_jvp(
+            lambda leaves, plan, slab: self.values(tree.unflatten(leaves), plan, slab)
+        )
+
+        @functools.partial(values.defjvp, symbolic_zeros=True)
+        def _(primals, tangents):
+            leaves, plan, _ = primals  # the slabs' outputs follow from the others
+            moves = {i: t for i, t in enumerate(tangents[0]) if type(t) is not SymbolicZero}
+            return self.natural(leaves, tree, plan, moves)
+
+        return values(leaves, plan, slab)
+
+    def natural(
+        self, leaves: list[Array], tree: Any, plan: _plan.Plan, moves: dict[int, Array]
+    ) -> tuple[Array, Array]:
+        """Values and tangents, one block after another, which JAX differentiates further."""
+
+        def of(moved):
+            return self.by_blocks(_loops.differentiable, _with(leaves, tree, moved), plan)
+
+        return jax.jvp(of, ({i: leaves[i] for i in moves},), (moves,))
 
     def by_blocks(self, execute: Callable[..., Array], args: Any, plan: _plan.Plan) -> Array:
         """The same values, differentiated by JAX."""
@@ -293,14 +318,8 @@ class _Tangent:
 
     def plain(self, residuals: Any, x: list[Array]) -> list[Array]:
         leaves, plan = residuals[:2]
-        point = {i: leaves[i] for i in self.moving}
         moves = dict(zip(self.moving, x, strict=True))
-
-        def of(moved):
-            args = _with(leaves, self.tree, moved)
-            return self.slabs.by_blocks(_loops.differentiable, args, plan)
-
-        return [jax.jvp(of, (point,), (moves,))[1]]
+        return [self.slabs.natural(leaves, self.tree, plan, moves)[1]]
 
     def pushed(self, consts: Any, moves: dict[int, Array]) -> Array:
         closed = core.ClosedJaxpr(self.push, consts)

@@ -1,4 +1,7 @@
-"""Experts over 8 devices, in a process of its own: equal to one device, dropped tokens too."""
+"""Experts over 8 devices, in a process of its own: equal to one device, dropped tokens too.
+
+In the form of CPUs, and in that of accelerators where derivatives are asked for.
+"""
 
 import pytest
 
@@ -11,6 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from physnet import moe
+from physnet.moe import _experts
 
 rng = np.random.default_rng(0)
 draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -34,7 +38,9 @@ def mixture(params, tokens, centroids, away, *, factor, axis_name=None):
     )
 
 
-for factor in (None, 0.7):
+run = _experts.run
+for factor, loop in ((None, True), (None, False), (0.7, True)):
+    _experts.run = lambda *a, loop=loop, **kw: run(*a, **{**kw, "loop": loop})
     one = functools.partial(mixture, factor=factor)
     sharded = jax.shard_map(
         functools.partial(one, axis_name="experts"),
