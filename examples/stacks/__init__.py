@@ -1,0 +1,1 @@
+"""Parts of deep_stack.py: problems, gradients, training, pipelines, statistics, a picture."""

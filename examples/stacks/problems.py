@@ -1,0 +1,104 @@
+"""Three deep stacks: plain tanh layers, layers near the identity, post-norm transformer layers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from physnet import optim
+from stacks.data import Split
+
+Params = dict[str, Any]  # "first", "layers" (depth on axis 0), "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A stack and what it learns. `layer` takes h with or without a batch.
+
+    `ghost` is the strength that ghosts start at: 0.9 with rho = 0.5 keeps what is bounded bounded,
+    and 1 / depth does so for a sum.
+    """
+
+    name: str
+    depth: int
+    data: Split
+    init: Callable[[jax.Array, bool], Params]
+    layer: Callable[[Any, jax.Array], jax.Array]
+    first: Callable[[Any, jax.Array], jax.Array]
+    ghost: float = 0.9
+
+    def last(self, params: Params, h: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean cross-entropy, and the share of right answers."""
+        logits = h @ params["last"]
+        log_p = jax.nn.log_softmax(logits)
+        nats = -jnp.mean(jnp.take_along_axis(log_p, y[..., None], -1))
+        return nats, jnp.mean(jnp.argmax(logits, -1) == y)
+
+    def apply(self, params: Params, x: jax.Array) -> jax.Array:
+        """h_L without any teleportation."""
+        h = self.first(params["first"], x)
+        return jax.lax.scan(lambda h, own: (self.layer(own, h), None), h, params["layers"])[0]
+
+
+def _matrix(key: jax.Array, shape: tuple[int, ...], orthogonal: bool) -> jax.Array:
+    if orthogonal:
+        return optim.orthogonal_initializer()(key, shape, jnp.float32)
+    return jax.random.normal(key, shape, jnp.float32) / shape[-2] ** 0.5
+
+
+def multilayer(name: str, depth: int, data: Split, *, width: int, branch: float | None) -> Problem:
+    """tanh(h W + b) without skips, or h + branch tanh(h W + b)."""
+
+    def init(key: jax.Array, orthogonal: bool) -> Params:
+        keys = jax.random.split(key, 3)
+        layers = {
+            "w": _matrix(keys[1], (depth, width, width), orthogonal),
+            "b": jnp.zeros((depth, width)),
+        }
+        first = _matrix(keys[0], (data.train[0].shape[1], width), False)
+        return {"first": first, "layers": layers, "last": _matrix(keys[2], (width, 10), False)}
+
+    def layer(own: Any, h: jax.Array) -> jax.Array:
+        new = jnp.tanh(h @ own["w"] + own["b"])
+        return new if branch is None else h + branch * new
+
+    ghost = 0.9 if branch is None else 1 / depth
+    return Problem(name, depth, data, init, layer, lambda first, x: x @ first, ghost)
+
+
+def transformer(name: str, depth: int, data: Split, *, width: int, heads: int = 2) -> Problem:
+    """Attention and feed-forward, each followed by a normalisation of the sum: post-norm."""
+    length, numbers = data.train[0].shape[1], int(data.train[0].max()) + 1
+    shapes = {"in": (width, 3 * width), "out": (width, width)}
+    shapes |= {"up": (width, 2 * width), "down": (2 * width, width)}
+
+    def init(key: jax.Array, orthogonal: bool) -> Params:
+        keys = jax.random.split(key, 7)
+        layers = {
+            name: _matrix(k, (depth, *shape), orthogonal)
+            for k, (name, shape) in zip(keys, shapes.items(), strict=False)
+        }
+        first = {
+            "number": jax.random.normal(keys[4], (numbers, width)),
+            "place": jax.random.normal(keys[5], (length, width)),
+        }
+        return {"first": first, "layers": layers, "last": _matrix(keys[6], (width, numbers), False)}
+
+    def layer(own: Any, h: jax.Array) -> jax.Array:
+        split = (h @ own["in"]).reshape(*h.shape[:-1], 3, heads, -1)
+        query, key, value = (split[..., i, :, :] for i in range(3))
+        mixed = jax.nn.dot_product_attention(query, key, value).reshape(h.shape)
+        h = _normalised(h + mixed @ own["out"])
+        return _normalised(h + jax.nn.relu(h @ own["up"]) @ own["down"])
+
+    def first(own: Any, x: jax.Array) -> jax.Array:
+        return _normalised(own["number"][x] + own["place"])
+
+    return Problem(name, depth, data, init, layer, first)
+
+
+def _normalised(h: jax.Array) -> jax.Array:
+    h = h - jnp.mean(h, -1, keepdims=True)
+    return h * jax.lax.rsqrt(jnp.mean(h**2, -1, keepdims=True) + 1e-5)
