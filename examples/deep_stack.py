@@ -24,7 +24,8 @@ import json
 import platform
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from stacks.training import Curves, Recipe
 PLAIN = tuple(name for name in METHODS if name not in ("highway", "truncated", "staged"))
 MAIN = ("adam", "normalised", "orthogonal", "chain", "ghost", "gated", "normalised-chain",
         "orthogonal-chain", "orthogonal-gated")  # fmt: skip
+FEW = ("adam", "orthogonal", "chain", "ghost", "orthogonal-gated")
 RESIDUAL = ("sgd", "adam", "normalised", "orthogonal", "dyson", "chain", "ghost", "gated",
             "lookahead", "normalised-chain", "highway", "truncated", "staged")  # fmt: skip
 POST_NORM = ("sgd", "adam", "normalised", "orthogonal", "isometry", "dyson", "chain", "ghost",
@@ -87,11 +89,11 @@ PRESETS = {
         (
             Stack("tanh", 50, 64, Recipe(160, 64, 20), PLAIN),
             Stack("residual", 64, 64, Recipe(80, 64, 10), RESIDUAL),
-            Stack("tanh", 300, 64, Recipe(160, 64, 40), MAIN),
+            Stack("tanh", 300, 64, Recipe(120, 64, 30), FEW),
             Stack("post-norm", 16, 32, Recipe(240, 32, 40), POST_NORM),
         ),
         Pipeline(32, 64, Recipe(120, 64, 5), 8, (1, 4), 0.3),
-        (3e-4, 1e-3, 1e-2, 1e-1), 4, False,
+        (1e-4, 5e-4, 3e-3, 3e-2), 4, False,
     ),
     "gpu": Preset(
         (
@@ -256,39 +258,22 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
         results["seconds"] = time.perf_counter() - began
         options.output.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 
-    def build(make: Any, *arguments: Any, **named: Any) -> Grid | None:
-        return None if out_of_time() else Grid(make(*arguments, **named), preset)
+    def build(make: Any) -> Grid | None:
+        return None if out_of_time() else Grid(make(), preset)
 
     grids: dict[Any, Grid] = {}
-    with ThreadPoolExecutor(options.threads) as pool:
-        waiting: list[tuple[Stack | None, Any, Future]] = []
-        for stack in preset.stacks:
-            posed = problem(stack, digits)
-            for name in stack.methods:
-                job = pool.submit(
-                    build, training.program, posed, METHODS[name], stack.recipe,
-                    stages=preset.stages,
-                )  # fmt: skip
-                waiting.append((stack, name, job))
-        line = preset.pipeline
-        posed = problems.multilayer("pipeline", line.depth, digits, width=line.width, branch=0.1)
-        delays = [(s, d) for s in line.schemes for d in line.delays]
-        delays = [(s, d) for s, d in delays if s in ("stale", "mean", "corrected")
-                  or d == line.delays[0]]  # fmt: skip
-        position = sum(len(s.methods) for s in preset.stacks[:2])  # before the longest
-        for index, (scheme, delay) in enumerate(delays):
-            job = pool.submit(
-                build, pipeline.program, posed, scheme, line.recipe, stages=line.stages,
-                delay=delay,
-            )  # fmt: skip
-            waiting.insert(position + index, (None, (scheme, delay), job))
-        for stack, name, job in waiting:
-            grid = None if out_of_time() else job.result()
+    with ThreadPoolExecutor(max(options.threads, 1)) as pool:
+        waiting = []
+        for stack, name, make in jobs(preset, digits):
+            ready = pool.submit(build, make).result if options.threads else partial(build, make)
+            waiting.append((stack, name, ready))
+        for stack, name, ready in waiting:
+            grid = None if out_of_time() else ready()
             if grid is None:
                 results["left_out"].append([stack.name if stack else "pipeline", name])
                 continue
             if stack is None:
-                results["pipeline"].append(piped(grid, line, *name))
+                results["pipeline"].append(piped(grid, preset.pipeline, *name))
                 row = results["pipeline"][-1]
             else:
                 curves, merits = grid.tuned(lambda c: float(np.nan_to_num(c.validation[-1])))
@@ -309,6 +294,29 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
     results["seconds"] = time.perf_counter() - began
     options.output.write_text(json.dumps(results, separators=(",", ":")) + "\n")
     return results
+
+
+def jobs(preset: Preset, digits: data.Split) -> list[tuple[Stack | None, Any, Any]]:
+    """All rows, (stack, method) and (None, (scheme, delay)), with what makes their programs."""
+    rows: list[tuple[Stack | None, Any, Any]] = []
+    for stack in preset.stacks:
+        posed = problem(stack, digits)
+        for name in stack.methods:
+            make = partial(
+                training.program, posed, METHODS[name], stack.recipe, stages=preset.stages
+            )
+            rows.append((stack, name, make))
+    line = preset.pipeline
+    posed = problems.multilayer("pipeline", line.depth, digits, width=line.width, branch=0.1)
+    position = sum(len(stack.methods) for stack in preset.stacks[:2])  # before the longest
+    for scheme in reversed(line.schemes):
+        waits = scheme in pipeline.DELAYED
+        for delay in reversed(line.delays if waits else line.delays[:1]):
+            make = partial(
+                pipeline.program, posed, scheme, line.recipe, stages=line.stages, delay=delay
+            )
+            rows.insert(position, (None, (scheme, delay), make))
+    return rows
 
 
 def piped(grid: Grid, line: Pipeline, scheme: str, delay: int) -> dict[str, Any]:
@@ -371,7 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--digits", type=Path, help=".npz with data and target; None: scikit-learn")
-    parser.add_argument("--threads", type=int, default=2, help="that compile at once")
+    parser.add_argument("--threads", type=int, default=0, help="that compile meanwhile")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no row after it")
     parser.add_argument("--output", type=Path, default=Path("runs") / "deep_stack.json")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="print and draw a finished run")

@@ -26,6 +26,7 @@ SCHEMES = {
     "mean": "mean of stale and fresh teleported",
     "corrected": "stale + (fresh - stale) teleported",
 }
+DELAYED = ("stale", "mean", "corrected")
 MICROBATCHES = 4
 
 
@@ -82,7 +83,7 @@ def program(problem: Problem, scheme: str, recipe: Recipe, *, stages: int, delay
             local, jumps = zeros, zeros
             if scheme != "teleported":
                 local = chain(params, *batch)[1]
-            if scheme in ("stale", "mean", "corrected"):
+            if scheme in DELAYED:
                 chains, local = delayed(chains, local, number, delays)
             if scheme in ("teleported", "mean", "corrected"):
                 jumps = near(params, *batch)[1]
@@ -99,7 +100,7 @@ def program(problem: Problem, scheme: str, recipe: Recipe, *, stages: int, delay
             return carry, measured(problem, carry[0])
 
         blocks = jnp.arange(recipe.steps // recipe.every)
-        chains = empty if scheme in ("stale", "mean", "corrected") else None
+        chains = empty if scheme in DELAYED else None
         nears = empty if scheme == "corrected" else None
         return jax.lax.scan(between, (params, rule.init(params), chains, nears), blocks)[1]
 

@@ -48,7 +48,9 @@ def optimiser(method: Method, rate: Any, params: Any) -> optax.GradientTransform
     rules = {
         "adam": lambda: optax.adam(rate),
         "sgd": lambda: optax.sgd(rate, momentum=0.9),
-        "normalised": lambda: optax.chain(normalised(), optax.sgd(rate, momentum=0.9)),
+        "normalised": lambda: optax.chain(
+            normalised(), optax.ema(0.9), optax.scale_by_learning_rate(rate)
+        ),
         "lookahead": lambda: optim.teleported_lookahead(rate, momentum=0.9),
     }
     rule = rules[method.optimiser]()
