@@ -150,6 +150,12 @@ def _joined(params: Params, of_last: Params, of_layers: Any, of_first: Any) -> P
     return {"first": of_first, "layers": of_layers, "last": of_last["last"]}
 
 
+def sequential(method: Method, depth: int, *, stages: int = 8, order: int = 2) -> float:
+    """Passes through a layer of one step that must follow each other; backward counts as two."""
+    backward = {"highway": order + 1, "truncated": depth / stages, "staged": depth / stages}
+    return depth + 2 * backward.get(method.way, depth)
+
+
 def of_method(problem: Problem, method: Method, *, stages: int = 8, order: int = 2) -> Gradients:
     """gradients(params, x, y, key, progress) -> (value, gradient, teleported part or None)."""
     if method.way == "highway":

@@ -73,14 +73,14 @@ def _differences(axis: Any, comparisons: list[dict[str, Any]]) -> None:
 
 def _pipeline(axis: Any, results: dict[str, Any]) -> None:
     colours = dict(zip(SCHEMES, ("0.2", "#2b6cb0", "#ecc94b", "#dd6b20", "#c53030"), strict=True))
-    delays = {row["delay"] for row in results["pipeline"]}
+    delays = {row["delay"] or 0 for row in results["pipeline"]}
     for row in results["pipeline"]:
         curve = np.mean(row["nats"], 0)
         time = row["units"] * row["every"] * np.arange(1, len(curve) + 1)
-        longest = row["delay"] == max(delays)
+        longest = row["delay"] in (None, max(delays))
         axis.semilogy(
-            time, curve, color=colours[row["scheme"]], lw=1.3, ls="-" if longest else ":",
-            label=f"{row['scheme']}, delay {row['delay']}",
+            time, curve, color=colours[row["method"]], lw=1.3, ls="-" if longest else ":",
+            label=row["method"] + (f", delay {row['delay']}" if row["delay"] else ""),
         )  # fmt: skip
     axis.set(title="pipeline", xlabel="simulated time", ylabel="test nats")
     if results["pipeline"]:

@@ -107,6 +107,11 @@ def test_what_teleports_without_strength_is_backpropagation(plain):
     assert jumps["layers"]["w"].any()
 
 
+def test_passes_that_follow_each_other():
+    passes = [gradients.sequential(METHODS[n], 64) for n in ("adam", "highway", "staged")]
+    assert passes == [192, 70, 80]
+
+
 def test_delays_hand_back_what_was():
     ring = {"a": jnp.zeros((3, 2)), "b": jnp.zeros((3,))}
     delays = {"a": jnp.array([2, 0]), "b": 1}
@@ -187,8 +192,8 @@ def test_a_run_is_tuned_confirmed_written_and_drawn(tmp_path, monkeypatch, capsy
     deep_stack.main()
     results = json.loads(output.read_text())
     assert {row["rate"] for row in results["rows"]} == {1e-2}
-    assert [c["confirmed"] for c in results["comparisons"]] == [True, True]
-    assert results["comparisons"][0]["again"]["mean"] == pytest.approx(0.2, abs=0.01)
+    assert [c["confirmed"] for c in results["comparisons"]] == [True, True, True, False]
+    assert results["comparisons"][1]["again"]["mean"] == pytest.approx(0.2, abs=0.01)
     assert results["pipeline"][0]["steps"] == [10, 10]
     assert "confirmed" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["deep_stack.py", "--draw", str(output)])
