@@ -165,7 +165,8 @@ def main() -> None:
         print(f"\nwritten: {picture.save(results, path)}")
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    table.show(run(PRESETS[options.preset], options))
+    with jax.default_matmul_precision("float32"):  # not the 10 bits that GPUs take by default
+        table.show(run(PRESETS[options.preset], options))
     print(f"\nwritten: {options.output}")
 
 
