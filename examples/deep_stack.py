@@ -108,14 +108,15 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
         results["seconds"] = time.perf_counter() - began
         options.output.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 
-    def build(make: Any) -> Grid | None:
-        return None if out_of_time() else Grid(make(), preset)
+    def build(make: Any, rates: tuple[float, ...]) -> Grid | None:
+        return None if out_of_time() else Grid(make(), preset, rates)
 
     grids: dict[int, Grid] = {}
     with ThreadPoolExecutor(max(options.threads, 1)) as pool:
         waiting = []
         for stack, name, make in settings.jobs(preset, digits):
-            ready = pool.submit(build, make).result if options.threads else partial(build, make)
+            task = partial(build, make, preset.rates if stack else preset.pipeline.rates)
+            ready = pool.submit(task).result if options.threads else task
             waiting.append((stack, name, ready))
         for stack, name, ready in waiting:
             grid = None if out_of_time() else ready()

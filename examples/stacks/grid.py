@@ -16,9 +16,9 @@ FRESH, REPEATS = 1000, 8  # the first seed of a confirmation, and their least nu
 class Grid:
     """A compiled program of (rates, seeds), its choice of a rate, and runs with other seeds."""
 
-    def __init__(self, program: Any, preset: Preset):
+    def __init__(self, program: Any, preset: Preset, rates: tuple[float, ...]):
         began = time.perf_counter()
-        self.preset, self.rates = preset, preset.rates
+        self.preset, self.rates = preset, rates
         count = len(self.rates) * (1 + preset.seeds) if preset.joint else max(
             len(self.rates), preset.seeds
         )  # fmt: skip

@@ -12,7 +12,7 @@ class Method:
 
     label: str
     way: Way = "plain"
-    optimiser: Literal["sgd", "adam", "normalised", "lookahead"] = "adam"
+    optimiser: Literal["sgd", "adam", "warmed", "normalised", "lookahead"] = "adam"
     orthogonal: bool = False
     retract: bool = False
     isometry: float = 0.0
@@ -22,6 +22,7 @@ class Method:
 METHODS = {
     "sgd": Method("backpropagation, SGD with momentum", optimiser="sgd"),
     "adam": Method("backpropagation, Adam"),
+    "warmed": Method("backpropagation, Adam, slow start", optimiser="warmed"),
     "normalised": Method("gradients normalised a layer", optimiser="normalised"),
     "orthogonal": Method("orthogonal start, Adam", orthogonal=True),
     "retracted": Method("orthogonal start, retraction", orthogonal=True, retract=True),
@@ -40,6 +41,10 @@ METHODS = {
     "orthogonal-gated": Method(
         "orthogonal start + gated", "gated", orthogonal=True, against="orthogonal"
     ),
+    "orthogonal-dyson": Method(
+        "orthogonal start + dyson", "dyson", orthogonal=True, against="orthogonal"
+    ),
+    "warmed-dyson": Method("slow start + dyson", "dyson", "warmed", against="warmed"),
     "highway": Method("Highway-BP, order 2", "highway", against="adam"),
     "truncated": Method("truncated after one stage", "truncated"),
     "staged": Method("truncated, far part teleported", "staged", against="truncated"),

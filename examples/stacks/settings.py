@@ -7,13 +7,21 @@ from stacks import data, pipeline, problems, training
 from stacks.methods import METHODS
 from stacks.training import Recipe
 
-PLAIN = tuple(name for name in METHODS if name not in ("highway", "truncated", "staged"))
-FEW = ("adam", "orthogonal", "chain", "ghost", "orthogonal-gated")
-RESIDUAL = ("sgd", "adam", "normalised", "orthogonal", "dyson", "chain", "ghost", "gated",
-            "lookahead", "normalised-chain", "highway", "truncated", "staged")  # fmt: skip
-POST_NORM = ("sgd", "adam", "normalised", "orthogonal", "isometry", "dyson", "chain", "ghost",
-             "gated", "normalised-chain", "orthogonal-gated", "highway", "truncated",
-             "staged")  # fmt: skip
+POST_NORM = (
+    "sgd", "adam", "warmed", "normalised", "orthogonal", "isometry", "dyson", "chain", "ghost",
+    "gated", "warmed-dyson", "normalised-chain", "orthogonal-dyson", "orthogonal-gated", "highway",
+    "truncated", "staged",
+)  # fmt: skip
+PLAIN = tuple(n for n in METHODS if n not in ("highway", "truncated", "staged", "warmed-dyson"))
+RESIDUAL = (
+    "sgd", "adam", "normalised", "orthogonal", "dyson", "chain", "ghost", "gated", "lookahead",
+    "normalised-chain", "highway", "truncated", "staged",
+)  # fmt: skip
+DEEPEST = ("adam", "orthogonal", "chain", "ghost", "orthogonal-gated")
+
+
+def without(methods: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    return tuple(name for name in methods if name not in names)
 
 
 class Stack(NamedTuple):
@@ -35,6 +43,7 @@ class Pipeline(NamedTuple):
     stages: int
     delays: tuple[int, ...]
     target: float  # test nats
+    rates: tuple[float, ...]
     schemes: tuple[str, ...] = tuple(pipeline.SCHEMES)
 
 
@@ -50,28 +59,41 @@ class Preset(NamedTuple):
 PRESETS = {
     "smoke": Preset(
         (Stack("residual", 8, 16, Recipe(20, 16, 10), ("adam", "truncated", "staged")),),
-        Pipeline(8, 16, Recipe(20, 16, 10), 4, (1,), 2.0, ("stale", "corrected")),
+        Pipeline(8, 16, Recipe(20, 16, 10), 4, (1,), 2.0, (1e-3, 1e-2), ("stale", "corrected")),
         (1e-3, 1e-2), 2, False, 4,
     ),
     "cpu": Preset(
         (
-            Stack("tanh", 50, 64, Recipe(160, 64, 20), PLAIN),
-            Stack("residual", 64, 64, Recipe(80, 64, 5), RESIDUAL),
-            Stack("tanh", 300, 64, Recipe(120, 64, 30), FEW),
-            Stack("post-norm", 16, 32, Recipe(240, 32, 20), POST_NORM),
+            Stack(
+                "tanh", 50, 64, Recipe(160, 64, 20),
+                without(PLAIN, "warmed", "normalised-chain", "orthogonal-dyson"),
+            ),
+            Stack(
+                "residual", 64, 64, Recipe(80, 64, 5),
+                without(RESIDUAL, "normalised", "normalised-chain", "orthogonal", "ghost"),
+            ),
+            Stack("tanh", 300, 64, Recipe(120, 64, 30), DEEPEST),
+            Stack(
+                "post-norm", 16, 32, Recipe(200, 32, 20),
+                without(POST_NORM, "sgd", "normalised", "isometry", "normalised-chain",
+                        "orthogonal-gated"),
+            ),
         ),
-        Pipeline(32, 64, Recipe(120, 64, 5), 8, (1, 4), 0.3),
+        Pipeline(32, 64, Recipe(60, 64, 2), 8, (1, 4), 0.3, (1e-2, 3e-2, 1e-1, 3e-1)),
         (1e-4, 5e-4, 3e-3, 3e-2), 4, False,
     ),
     "gpu": Preset(
         (
             Stack("tanh", 50, 64, Recipe(250, 64, 10), PLAIN),
             Stack("residual", 64, 64, Recipe(120, 64, 5), RESIDUAL),
-            Stack("tanh", 300, 64, Recipe(250, 64, 10), PLAIN),
+            Stack("tanh", 300, 64, Recipe(250, 64, 10),
+                  without(PLAIN, "warmed", "orthogonal-dyson", "lookahead")),
             Stack("post-norm", 32, 64, Recipe(400, 64, 20), POST_NORM),
-            Stack("tanh", 1000, 64, Recipe(250, 64, 25), FEW),
+            Stack("tanh", 1000, 64, Recipe(250, 64, 25), DEEPEST),
         ),
-        Pipeline(32, 64, Recipe(200, 64, 5), 8, (1, 4), 0.2),
+        Pipeline(
+            32, 64, Recipe(100, 64, 1), 8, (1, 4), 0.2, (3e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5)
+        ),
         (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 5, True,
     ),
 }  # fmt: skip

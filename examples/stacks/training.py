@@ -44,9 +44,17 @@ def normalised() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def optimiser(method: Method, rate: Any, params: Any) -> optax.GradientTransformationExtraArgs:
+def optimiser(
+    method: Method, rate: Any, params: Any, *, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """That of a method; a slow start takes a quarter of the steps to the full rate."""
+
+    def warmed(count):
+        return rate * jnp.minimum(1.0, 4 * (count + 1) / steps)
+
     rules = {
         "adam": lambda: optax.adam(rate),
+        "warmed": lambda: optax.adam(warmed),
         "sgd": lambda: optax.sgd(rate, momentum=0.9),
         "normalised": lambda: optax.chain(
             normalised(), optax.ema(0.9), optax.scale_by_learning_rate(rate)
@@ -69,7 +77,7 @@ def program(problem: Problem, method: Method, recipe: Recipe, *, stages: int = 8
     def one(rate, seed):
         start, draw = jax.random.split(jax.random.key(seed))
         params = problem.init(start, method.orthogonal)
-        rule = optimiser(method, rate, params)
+        rule = optimiser(method, rate, params, steps=recipe.steps)
 
         def step(carry, number):
             params, state = carry

@@ -134,7 +134,7 @@ def test_layers_are_normalised_one_by_one():
 
 def test_orthogonal_starts_stay_so_by_retraction():
     params = RESIDUAL.init(jax.random.key(0), True)
-    rule = training.optimiser(METHODS["retracted"], 0.1, params)
+    rule = training.optimiser(METHODS["retracted"], 0.1, params, steps=10)
     slope = jax.tree.map(jnp.ones_like, params)
     moved = jax.jit(rule.update)(slope, rule.init(params), params)[0]
     w = params["layers"]["w"] + moved["layers"]["w"]
