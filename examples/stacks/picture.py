@@ -13,13 +13,14 @@ import matplotlib.pyplot as plt
 from stacks.methods import METHODS
 from stacks.pipeline import SCHEMES
 
-PLAIN = plt.get_cmap("Blues")
-JUMPS = plt.get_cmap("Oranges")
+PALETTE = plt.get_cmap("tab20").colors
 
 
 def save(results: dict[str, Any], path: Path) -> Path:
     stacks = list(dict.fromkeys(row["stack"] for row in results["rows"]))
-    panels = len(stacks) + 2
+    hard = [name for name in stacks if not name.startswith("residual")][-2:]
+    draws = [(name, False) for name in stacks] + [(name, True) for name in hard]
+    panels = len(draws) + 2
     columns = min(3, panels)
     rows = -(-panels // columns)
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"})
@@ -27,10 +28,11 @@ def save(results: dict[str, Any], path: Path) -> Path:
         rows, columns, figsize=(5 * columns, 4 * rows), layout="constrained", squeeze=False
     )
     axes = list(axes.flat)
-    for axis, name in zip(axes, stacks, strict=False):
-        _curves(axis, name, [row for row in results["rows"] if row["stack"] == name])
-    _differences(axes[len(stacks)], results["comparisons"])
-    _pipeline(axes[len(stacks) + 1], results)
+    for axis, (name, seconds) in zip(axes, draws, strict=False):
+        own = [row for row in results["rows"] if row["stack"] == name]
+        _curves(axis, name, own, seconds=seconds)
+    _differences(axes[len(draws)], results["comparisons"])
+    _pipeline(axes[len(draws) + 1], results)
     for axis in axes[panels:]:
         axis.set_axis_off()
     for axis in axes[:panels]:
@@ -41,17 +43,17 @@ def save(results: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def _curves(axis: Any, name: str, rows: list[dict[str, Any]]) -> None:
-    for jumps, colours in ((False, PLAIN), (True, JUMPS)):
-        group = [r for r in rows if (METHODS[r["method"]].against is not None) == jumps]
-        for i, row in enumerate(group):
-            curve = np.mean(row["accuracy"], 0)
-            axis.plot(
-                row["every"] * np.arange(1, len(curve) + 1), curve, lw=1.3,
-                ls="--" if jumps else "-", label=row["method"],
-                color=colours(0.35 + 0.6 * (i + 1) / len(group)),
-            )  # fmt: skip
-    axis.set(title=name, xlabel="step", ylabel="test accuracy", ylim=(0, 1))
+def _curves(axis: Any, name: str, rows: list[dict[str, Any]], *, seconds: bool) -> None:
+    for row in rows:
+        curve = np.mean(row["accuracy"], 0)
+        last = row["seconds_per_run"] if seconds else row["every"] * len(curve)
+        index = list(METHODS).index(row["method"])
+        axis.plot(
+            last * np.arange(1, len(curve) + 1) / len(curve), curve, lw=1.3, label=row["method"],
+            ls="--" if METHODS[row["method"]].against else "-", color=PALETTE[index % 20],
+        )  # fmt: skip
+    unit = "seconds a run" if seconds else "step"
+    axis.set(title=name, xlabel=unit, ylabel="test accuracy", ylim=(0, 1))
     axis.legend(frameon=False, fontsize=6, ncols=2)
 
 
