@@ -15,12 +15,12 @@ from physnet_kernels.greens._triton_complex import multiply
 def places(x, at, inside, block, D: tl.constexpr, C: tl.constexpr, PAIRS: tl.constexpr):
     """Where rows `at` and a block of C channels of x (..., d) lie, and which there are."""
     WIDTH: tl.constexpr = 2 if PAIRS else 1
-    place = block * WIDTH * C + tl.arange(0, WIDTH * C)
+    place = (block * WIDTH * C + tl.arange(0, WIDTH * C))[None, :]
+    at = x + at * (WIDTH * D) + place
     if C > 1 and not PAIRS:
         # a thread has two channels, so that it has four numbers of pairs: no exchange of threads
-        place = tl.max_contiguous(place, 2)
-    place = place[None, :]
-    return x + at * (WIDTH * D) + place, inside & (place < WIDTH * D)
+        at = tl.max_contiguous(at, [1, 2])
+    return at, inside & (place < WIDTH * D)
 
 
 @triton.jit
