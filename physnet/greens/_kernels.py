@@ -69,20 +69,20 @@ def affine_pair(
 
 def waves(
     implementation: _dispatch.Implementation,
-    factor: jax.Array,
-    scale: jax.Array | None,
+    link: jax.Array,
+    green: jax.Array | None,
     source: jax.Array,
     start: jax.Array | None,
     *,
     reverse: bool = False,
 ) -> jax.Array:
-    """y_i = F_i y_{i-1} + c_i x_i of complex arrays F, c (*b, n), x (*b, n, d), y_{-1} (*b, d)."""
-    return _raw(implementation, "waves", reverse=reverse)(factor, scale, source, start)
+    """y_i = g_i (x_i + l_i y_{i-1}) of complex l, g (*b, n), x (*b, n, d) and y_{-1} (*b, d)."""
+    return _raw(implementation, "waves", reverse=reverse)(link, green, source, start)
 
 
 def waves_transpose(
     implementation: _dispatch.Implementation,
-    factor: jax.Array,
+    link: jax.Array,
     green: jax.Array,
     cotangent: jax.Array,
     waves: jax.Array,
@@ -92,7 +92,7 @@ def waves_transpose(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Cotangents of y (*b, n, d), of x, and (*b, n) of l and log g, of waves from sources x."""
     kernel = _raw(implementation, "waves_transpose", is_complex=is_complex)
-    return kernel(factor, green, cotangent, waves, start)
+    return kernel(link, green, cotangent, waves, start)
 
 
 def varying_alike(operands: Any) -> Any:

@@ -36,7 +36,7 @@ def _waves(
     Returns:
         y (*batch, n, d).
     """
-    return _kernels.waves(implementation, green * link, green, source, start)
+    return _kernels.waves(implementation, link, green, source, start)
 
 
 waves = jax.custom_jvp(_waves, nondiff_argnums=(4,))
@@ -49,13 +49,13 @@ def _waves_jvp(implementation, primals, tangents):
     batch, n = y.shape[:-2], y.shape[-2]
     d_green, d_link = (jnp.broadcast_to(x, (*batch, n)) for x in tangents[:2])
     d_source = jnp.broadcast_to(tangents[2], y.shape)
-    factor = green * link
-    entry = _padded((factor[..., 0, None] * tangents[3])[..., None, :], 0, n - 1)
+    entry = (green[..., :1] * link[..., :1] * tangents[3])[..., None, :]
+    entry = _padded(entry, 0, n - 1)
     # a g too small to hold carries no wave, and no change of it reaches any other number
     held = green != 0
     inverse = jnp.where(held, 1 / jnp.where(held, green, 1), 0)
     right = d_source, d_link, inverse * d_green, jnp.broadcast_to(entry, y.shape)
-    operands = factor, green, y, jnp.broadcast_to(start, (*batch, y.shape[-1]))
+    operands = link, green, y, jnp.broadcast_to(start, (*batch, y.shape[-1]))
     return y, _solve(operands, _tied(right), implementation)[3]
 
 
@@ -86,7 +86,8 @@ def back(
 
 def _solve(operands, right, implementation: _dispatch.Implementation):
     """Solve for p, q, h and y': p = dx, q = dl, h = dg / g, and y' the change of the waves."""
-    factor, green, y, start = operands
+    link, green, y, start = operands
+    factor = green * link
     before = jnp.concatenate([start[..., None, :], y[..., :-1, :]], -2)
 
     def driven(p, q, h):
@@ -106,7 +107,7 @@ def _solve(operands, right, implementation: _dispatch.Implementation):
     def transpose_solve(_, cotangents):
         p, q, h, u = cotangents
         t, d_p, d_q, d_h = _kernels.waves_transpose(
-            implementation, factor, green, u, y, start, is_complex=jnp.iscomplexobj(p)
+            implementation, link, green, u, y, start, is_complex=jnp.iscomplexobj(p)
         )
         return p + d_p, q + d_q, h + d_h, t
 

@@ -1,64 +1,72 @@
-"""The transpose of y_i = g_i (x_i + l_i y_{i-1}), for many channels: the last kernel.
+"""The transpose of y_i = g_i (x_i + l_i y_{i-1}), for many channels, in one kernel.
 
-The waves' own first two kernels find what enters each run from behind.
+With u the cotangent of y, t_i = u_i + l_{i+1} p_{i+1} and p_i = g_i t_i: p, the cotangent of x, is
+itself a wave from behind, with sources u. What enters its tiles is found as for those of the waves.
 """
 
 import triton
 import triton.language as tl
 
 from physnet_kernels.greens._triton_complex import multiply, row_of
-from physnet_kernels.greens._triton_tiles import load, number, read4, step, store
+from physnet_kernels.greens._triton_look_back import enter, publish_tile, take
+from physnet_kernels.greens._triton_tiles import composites, load, number, read4, store
 
 
 @triton.jit
 def started(start, yr, yi, first, block, D: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
     """y of the site before, which for the first site is the start."""
-    sr, si = load(start, tl.zeros((R,), tl.int32), first, block, D, R, C, True)
+    sr, si = load(start, tl.zeros((R, 1), tl.int32), first, block, D, R, C, True, "")
     return yr + sr, yi + si
 
 
 @triton.jit
-def store_site(
+def site(
+    link,
     green,
     sinks,
     i,
     block,
-    tr,
-    ti,
-    yr,
-    yi,
-    beforer,
-    beforei,
+    u,
+    y,
+    before,
+    p,
+    N: tl.constexpr,
     D: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
     COLUMNS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """What `transpose_kernel` writes of a site: t, y and the y before it are given."""
+    """p of a site from that of the site behind, and all that `transpose_kernel` writes of it."""
     total, d_source, bonds, onsites = sinks
     inside = i >= 0
+    lr, li = number(link, i + 1, inside & (i < N - 1))
+    tr, ti = multiply(lr, li, p[0], p[1])
+    tr, ti = u[0] + tr, u[1] + ti
     store(total, i, inside, block, tr, ti, D, R, C, True)
     gr, gi = number(green, i, inside)
-    xr, xi = multiply(gr[:, None], gi[:, None], tr, ti)
-    store(d_source, i, inside, block, xr, xi, D, R, C, PAIRS)
+    pr, pi = multiply(gr, gi, tr, ti)
+    store(d_source, i, inside, block, pr, pi, D, R, C, PAIRS)
     to = 2 * (i * COLUMNS + block)
-    zr, zi = multiply(yr, yi, tr, ti)
-    tl.store(onsites + to, tl.sum(zr, 1), mask=inside)
-    tl.store(onsites + to + 1, tl.sum(zi, 1), mask=inside)
-    zr, zi = multiply(beforer, beforei, xr, xi)
-    tl.store(bonds + to, tl.sum(zr, 1), mask=inside)
-    tl.store(bonds + to + 1, tl.sum(zi, 1), mask=inside)
+    zr, zi = multiply(y[0], y[1], tr, ti)
+    tl.store(onsites + to, tl.sum(zr, 1, keep_dims=True), mask=inside)
+    tl.store(onsites + to + 1, tl.sum(zi, 1, keep_dims=True), mask=inside)
+    zr, zi = multiply(before[0], before[1], pr, pi)
+    tl.store(bonds + to, tl.sum(zr, 1, keep_dims=True), mask=inside)
+    tl.store(bonds + to + 1, tl.sum(zi, 1, keep_dims=True), mask=inside)
+    return pr, pi
 
 
 @triton.jit
 def transpose_kernel(
-    factor,
+    link,
     green,
     cotangent,
     waves,
     start,
-    entries,
+    flags,
+    products,
+    ends,
     total,
     d_source,
     bonds,
@@ -68,25 +76,27 @@ def transpose_kernel(
     S: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
-    RUNS: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    G: tl.constexpr,
+    TILES: tl.constexpr,
     COLUMNS: tl.constexpr,
+    CHAINS: tl.constexpr,
     D1: tl.constexpr,
     D2: tl.constexpr,
-    FACTOR: tl.constexpr,
+    LINK: tl.constexpr,
     GREEN: tl.constexpr,
     COTANGENT: tl.constexpr,
     WAVES: tl.constexpr,
     START: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """Program (lane and block of runs, block of channels): the runs' sites from behind.
+    """The next tile's sites, from behind: t; p; and sums over the block of channels.
 
-    With t_i = (cotangent of y_i) + F_{i+1} t_{i+1}, the factors given as F_{i+1}: t; g_i t_i; and
-    sums over the block of channels: of g_i y_{i-1} t_i and of y_i t_i, (lanes, n, columns) each.
+    Those of y_{i-1} p_i and of y_i t_i, (lanes, n, columns) each.
     """
-    lane = tl.program_id(0) // BLOCKS
-    factor += row_of(lane, D1, D2, FACTOR).to(tl.int64) * N * 2
+    tile, chain = take(flags, CHAINS)
+    lane, block = chain // COLUMNS, chain % COLUMNS
+    where, board = (lane, block, chain, tile), (flags, products, ends)
+    link += row_of(lane, D1, D2, LINK).to(tl.int64) * N * 2
     green += row_of(lane, D1, D2, GREEN).to(tl.int64) * N * 2
     cotangent += row_of(lane, D1, D2, COTANGENT).to(tl.int64) * N * D * 2
     waves += row_of(lane, D1, D2, WAVES).to(tl.int64) * N * D * 2
@@ -95,33 +105,41 @@ def transpose_kernel(
     d_source += lane.to(tl.int64) * N * D * (2 if PAIRS else 1)
     onsites += lane.to(tl.int64) * N * COLUMNS * 2
     bonds += lane.to(tl.int64) * N * COLUMNS * 2
-    run = tl.program_id(0) % BLOCKS * R + tl.arange(0, R)
-    block = tl.program_id(1)
     sinks = total, d_source, bonds, onsites
-    at = lane.to(tl.int64) * RUNS + run
-    tr, ti = load(entries, at, run < RUNS, block, D, R, C, True)
-    y0, z0 = load(waves, N - 1 - run * S, run * S < N, block, D, R, C, True)
-    x0, w0, x1, w1, x2, w2, x3, w3 = read4(cotangent, run * S, block, N, D, R, C, True, True)
-    y1, z1, y2, z2, y3, z3, y4, z4 = read4(waves, run * S + 1, block, N, D, R, C, True, True)
+    base = (tile * R + tl.arange(0, R)[:, None]) * S
+    # one site on, so that links are those to the site behind
+    runs = composites(
+        link + 2, green, cotangent, base, block, N, D, S, R, C, True, True, True, False
+    )
+    publish_tile(board, where, runs, D, R, C, G, TILES)
+    # the first numbers are on their way while others are waited for
+    y0, z0 = load(waves, N - 1 - base, base < N, block, D, R, C, True, "evict_first")
+    x0, w0, x1, w1, x2, w2, x3, w3 = read4(
+        cotangent, base, block, N, D, R, C, True, True, "evict_first"
+    )
+    y1, z1, y2, z2, y3, z3, y4, z4 = read4(
+        waves, base + 1, block, N, D, R, C, True, True, "evict_first"
+    )
+    p = enter(start, board, where, runs, D, R, C, G, TILES, False)
     for begin in range(0, S, 4):
-        s = run * S + begin
+        s = base + begin
         i = N - 1 - s
         # what the next four steps read is on its way while these run
         ahead = tl.where(begin + 4 < S, s + 4, N)
-        e0, f0, e1, f1, e2, f2, e3, f3 = read4(cotangent, ahead, block, N, D, R, C, True, True)
-        g0, h0, g1, h1, g2, h2, g3, h3 = read4(waves, ahead + 1, block, N, D, R, C, True, True)
-        y1, z1 = started(start, y1, z1, i == 0, block, D, R, C)
-        y2, z2 = started(start, y2, z2, i == 1, block, D, R, C)
-        y3, z3 = started(start, y3, z3, i == 2, block, D, R, C)
-        y4, z4 = started(start, y4, z4, i == 3, block, D, R, C)
-        _, _, tr, ti = step(factor, factor, s + 0, x0, w0, tr, ti, N, False, True, True)
-        store_site(green, sinks, i - 0, block, tr, ti, y0, z0, y1, z1, D, R, C, COLUMNS, PAIRS)
-        _, _, tr, ti = step(factor, factor, s + 1, x1, w1, tr, ti, N, False, True, True)
-        store_site(green, sinks, i - 1, block, tr, ti, y1, z1, y2, z2, D, R, C, COLUMNS, PAIRS)
-        _, _, tr, ti = step(factor, factor, s + 2, x2, w2, tr, ti, N, False, True, True)
-        store_site(green, sinks, i - 2, block, tr, ti, y2, z2, y3, z3, D, R, C, COLUMNS, PAIRS)
-        _, _, tr, ti = step(factor, factor, s + 3, x3, w3, tr, ti, N, False, True, True)
-        store_site(green, sinks, i - 3, block, tr, ti, y3, z3, y4, z4, D, R, C, COLUMNS, PAIRS)
-        y0, z0 = y4, z4
+        e0, f0, e1, f1, e2, f2, e3, f3 = read4(
+            cotangent, ahead, block, N, D, R, C, True, True, "evict_first"
+        )
+        g0, h0, g1, h1, g2, h2, g3, h3 = read4(
+            waves, ahead + 1, block, N, D, R, C, True, True, "evict_first"
+        )
+        a0, a1 = (y0, z0), started(start, y1, z1, i == 0, block, D, R, C)
+        a2 = started(start, y2, z2, i == 1, block, D, R, C)
+        a3 = started(start, y3, z3, i == 2, block, D, R, C)
+        a4 = started(start, y4, z4, i == 3, block, D, R, C)
+        p = site(link, green, sinks, i - 0, block, (x0, w0), a0, a1, p, N, D, R, C, COLUMNS, PAIRS)
+        p = site(link, green, sinks, i - 1, block, (x1, w1), a1, a2, p, N, D, R, C, COLUMNS, PAIRS)
+        p = site(link, green, sinks, i - 2, block, (x2, w2), a2, a3, p, N, D, R, C, COLUMNS, PAIRS)
+        p = site(link, green, sinks, i - 3, block, (x3, w3), a3, a4, p, N, D, R, C, COLUMNS, PAIRS)
+        y0, z0 = a4
         x0, w0, x1, w1, x2, w2, x3, w3 = e0, f0, e1, f1, e2, f2, e3, f3
         y1, z1, y2, z2, y3, z3, y4, z4 = g0, h0, g1, h1, g2, h2, g3, h3

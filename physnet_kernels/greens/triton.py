@@ -16,6 +16,7 @@ from physnet_kernels.greens._batch import Lanes, lanes
 
 Pair = tuple[jax.Array, jax.Array]  # real and imaginary parts
 Constants = dict[str, Any]  # of a kernel, known when it is compiled
+COUNTERS = 32  # numbers in front of the flags, as in `_triton_look_back`
 
 
 def fraction(onsite: jax.Array, weight: jax.Array, energy: Pair, start: Pair) -> Pair:
@@ -144,21 +145,21 @@ def affine_pair(
 
 
 def waves(
-    factor: jax.Array,
-    scale: jax.Array | None,
+    link: jax.Array,
+    green: jax.Array | None,
     source: jax.Array,
     start: jax.Array | None,
     *,
     reverse: bool,
 ) -> jax.Array:
-    """y_i = F_i y_{i-1} + c_i x_i, or from behind y_i = F_i y_{i+1} + c_i x_i.
+    """y_i = g_i (x_i + l_i y_{i-1}), or from behind y_i = g_i (x_i + l_i y_{i+1}).
 
     Args:
-        factor: F (*b, n), complex.
-        scale: c (*b, n), complex; None is 1.
+        link: l (*b, n), complex.
+        green: g (*b, n), complex; None is 1.
         source: x (*b, n, d), real or complex.
-        start: y in front of the first site (*b, d), complex; None is 0, and the factor of the
-            first site is not used.
+        start: y in front of the first site (*b, d), complex; None is 0, and the link of the first
+            site is not used.
         reverse: Whether the last site is the first.
 
     Returns:
@@ -166,31 +167,31 @@ def waves(
     """
     from physnet_kernels.greens import _triton_waves as device
 
-    begin = _nothing(source) if start is None else start
-    if start is None:
-        kept, pad = (slice(0, -1), (0, 1)) if reverse else (slice(1, None), (1, 0))
-        factor = jnp.pad(factor[..., kept], ((0, 0),) * (factor.ndim - 1) + (pad,))
-    given = factor if scale is None else scale
-    plan, (factor, given, source, begin) = lanes((factor, 1), (given, 1), (source, 2), (begin, 1))
+    scaled, is_started = green is not None, start is not None
+    plan, (link, green, source, start) = lanes(
+        (link, 1), (green if scaled else link, 1), (source, 2), (start if is_started else link, 1)
+    )
     shape = (*plan.batch, *source.shape[-2:])
     if not math.prod(shape):
         return jnp.zeros(shape, jnp.complex64)
-    cut, grid = _tiles(shape[-2], shape[-1], plan.count)
-    where = _where(plan, "FACTOR", "SCALE", "SOURCE", "START")
-    has_start = where.pop("START")
-    where |= {
-        "SCALED": scale is not None,
-        "PAIRS": jnp.iscomplexobj(source),
-        "REVERSE": reverse,
-    }
-    operands = factor, given, source
-    entries = _entries(operands, begin, has_start, plan, cut, grid, where)
-    out = [_complex(shape)]
-    return _call(device.replay_kernel, (*operands, entries), grid, out, **cut, **where)[0]
+    cut = _tiles(shape[-2], shape[-1], plan.count)
+    return _by_tiles(
+        device.waves_kernel,
+        (link, green, source, start),
+        plan,
+        cut,
+        [_complex(shape)],
+        warps=_warps(cut, numbers=4),
+        SCALED=scaled,
+        PAIRS=jnp.iscomplexobj(source),
+        REVERSE=reverse,
+        STARTED=is_started,
+        **_where(plan, "LINK", "GREEN", "SOURCE", "START"),
+    )[0]
 
 
 def waves_transpose(
-    factor: jax.Array,
+    link: jax.Array,
     green: jax.Array,
     cotangent: jax.Array,
     waves: jax.Array,
@@ -201,7 +202,7 @@ def waves_transpose(
     """The transpose of y_i = g_i (x_i + l_i y_{i-1}) at y, without conjugation.
 
     Args:
-        factor: F = g l (*b, n), complex.
+        link: l (*b, n), complex.
         green: g (*b, n), complex.
         cotangent: u of y (*b, n, d), complex.
         waves: y (*b, n, d), complex.
@@ -209,44 +210,29 @@ def waves_transpose(
         is_complex: Whether x is; a real one has the real part of the cotangent alone.
 
     Returns:
-        t_i = u_i + F_{i+1} t_{i+1} (*batch, n, d); g t, the cotangent of x; and (*batch, n), sums
-        over the channels: g_i y_{i-1} t_i, the cotangent of l, and y_i t_i, that of log g.
+        t_i = u_i + l_{i+1} g_{i+1} t_{i+1} (*batch, n, d); g t, the cotangent of x; and sums over
+        the channels (*batch, n): g_i y_{i-1} t_i, the cotangent of l, and y_i t_i, that of log g.
     """
     from physnet_kernels.greens import _triton_waves_transpose as device
 
-    ahead = jnp.pad(factor[..., 1:], ((0, 0),) * (factor.ndim - 1) + ((0, 1),))
-    plan, (ahead, green, cotangent, waves, start, nothing) = lanes(
-        (ahead, 1), (green, 1), (cotangent, 2), (waves, 2), (start, 1), (_nothing(cotangent), 1)
-    )
+    plan, operands = lanes((link, 1), (green, 1), (cotangent, 2), (waves, 2), (start, 1))
     shape = (*plan.batch, *cotangent.shape[-2:])
     if not math.prod(shape):
         zero = jnp.zeros(shape, jnp.complex64)
         return zero, zero if is_complex else zero.real, zero.sum(-1), zero.sum(-1)
-    cut, grid = _tiles(shape[-2], shape[-1], plan.count)
-    where = _where(plan, "FACTOR", "GREEN", "COTANGENT", "WAVES", "START", "NOTHING")
-    has_nothing = where.pop("NOTHING")
-    alone = {name: where[name] for name in ("D1", "D2", "FACTOR")}
-    alone |= {"SCALE": where["FACTOR"], "SOURCE": where["COTANGENT"]}
-    alone |= {"SCALED": False, "PAIRS": True, "REVERSE": True}
-    operands = ahead, ahead, cotangent
-    entries = _entries(operands, nothing, has_nothing, plan, cut, grid, alone)
-    sums = _complex((*shape[:-1], grid[1]))
-    total, d_source, d_link, d_log = _call(
+    cut = _tiles(shape[-2], shape[-1], plan.count)
+    sums = _complex((*shape[:-1], cut["COLUMNS"]))
+    total, d_source, d_link, d_log = _by_tiles(
         device.transpose_kernel,
-        (ahead, green, cotangent, waves, start, entries),
-        grid,
+        operands,
+        plan,
+        cut,
         [_complex(shape), _complex(shape) if is_complex else _real(shape), sums, sums],
-        **cut,
-        **where,
-        COLUMNS=grid[1],
+        warps=_warps(cut, numbers=2),
         PAIRS=is_complex,
+        **_where(plan, "LINK", "GREEN", "COTANGENT", "WAVES", "START"),
     )
     return total, d_source, d_link.sum(-1), d_log.sum(-1)
-
-
-def _nothing(source: jax.Array) -> jax.Array:
-    """Zeros in front of the first site."""
-    return jnp.zeros((*(1,) * (source.ndim - 2), source.shape[-1]), jnp.complex64)
 
 
 def _real(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -304,46 +290,57 @@ def _runs(
     ]
 
 
-def _tiles(n: int, d: int, count: int) -> tuple[Constants, tuple[int, int]]:
-    """Sites a run, runs and channels a program, and the grid, for numbers of many channels."""
+def _tiles(n: int, d: int, count: int) -> Constants:
+    """How chains, those of a lane and a block of channels, are cut into tiles, and these grouped.
+
+    Groups of a chain wait for one another, about 3 us each, while the device is busy with those of
+    the other chains. Where there are few chains, tiles of fewer channels make more of them, and
+    more sites a tile make fewer groups: a tile has 512 runs' channels in any case.
+    """
     channels = min(_power(d), 64)
-    sites = 64
-    # short runs fill the device, but one kernel goes through all runs of a lane
-    while sites > 8 and count * n * d < sites << 18 and n <= 512 * sites:
-        sites //= 2
-    runs = -(-n // sites)
-    rows = max(1, min(256 // channels, _power(runs)))
-    blocks = -(-runs // rows)
-    cut = {"N": n, "D": d, "S": sites, "R": rows, "C": channels, "RUNS": runs, "BLOCKS": blocks}
-    return cut, (count * blocks, -(-d // channels))
+    while channels > 16 and count * -(-d // channels) < 8:
+        channels //= 2
+    sites = 16
+    rows = min(512 // channels, _power(-(-n // sites)))
+    tiles, columns = -(-n // (sites * rows)), -(-d // channels)
+    return {
+        "N": n,
+        "D": d,
+        "S": sites,
+        "R": rows,
+        "C": channels,
+        "G": min(32, _power(tiles)),
+        "TILES": tiles,
+        "COLUMNS": columns,
+        "CHAINS": count * columns,
+    }
 
 
-def _entries(
+def _warps(cut: Constants, *, numbers: int) -> int:
+    """Of a tile, so that a thread has so many numbers of its runs and channels."""
+    return max(1, cut["R"] * cut["C"] // (32 * numbers))
+
+
+def _by_tiles(
+    kernel: Any,
     operands: Sequence[jax.Array],
-    start: jax.Array,
-    has_start: int,
     plan: Lanes,
     cut: Constants,
-    grid: tuple[int, int],
-    where: Constants,
-) -> jax.Array:
-    """y in front of each run (lanes, runs, d)."""
-    from physnet_kernels.greens import _triton_waves as device
-
-    runs, d = cut["RUNS"], cut["D"]
-    out = [_complex((plan.count, runs)), _complex((plan.count, runs, d))]
-    products, ends = _call(device.reduce_kernel, operands, grid, out, **cut, **where)
-    constants = {"RUNS": runs, "D": d, "C": min(cut["C"], 2), "B": min(512, _power(runs))}
-    return _call(
-        device.entries_kernel,
-        (products, ends, start),
-        (plan.count, -(-d // constants["C"])),
-        out[1:],
-        D1=where["D1"],
-        D2=where["D2"],
-        START=has_start,
-        **constants,
-    )[0]
+    out: Sequence[jax.ShapeDtypeStruct],
+    warps: int,
+    **constants: Any,
+) -> list[jax.Array]:
+    """A kernel whose programs pass on what they find, beside what it is for."""
+    tiles = cut["CHAINS"] * cut["TILES"]
+    passed = [
+        jax.ShapeDtypeStruct((COUNTERS + tiles,), jnp.int32),
+        _complex((tiles,)),
+        _complex((plan.count, cut["TILES"], cut["D"])),
+    ]
+    results = _call(
+        kernel, operands, (tiles,), passed + list(out), warps, zeroed=(0,), **cut, **constants
+    )
+    return results[len(passed) :]
 
 
 def _call(
@@ -351,6 +348,8 @@ def _call(
     operands: Sequence[jax.Array],
     grid: Any,
     out: Sequence[jax.ShapeDtypeStruct],
+    warps: int | None = None,
+    zeroed: Sequence[int] = (),
     **constants: Any,
 ) -> list[jax.Array]:
     import jax_triton.triton_lib
@@ -364,14 +363,7 @@ def _call(
         kernel=kernel,
         out_shape=list(out),
         grid=grid,
-        num_warps=_warps(constants),
+        num_warps=warps or constants["T"] // 32,
+        zeroed_outputs=zeroed,
         **constants,
     )
-
-
-def _warps(constants: Constants) -> int:
-    """A number a thread of those with one channel; two of those with many."""
-    if "T" in constants:
-        return constants["T"] // 32
-    rows = constants["R"] if "R" in constants else constants["B"]
-    return min(8, max(1, rows * constants["C"] // 64))
