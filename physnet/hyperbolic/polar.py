@@ -5,7 +5,6 @@
 Every vector is a point; parameters and centroids are best kept so.
 """
 
-
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float

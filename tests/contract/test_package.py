@@ -24,6 +24,7 @@ def _names(requirements):
         "jax-triton": "jax_triton",
         "orbax-checkpoint": "orbax",
         "pillow": "PIL",
+        "scikit-learn": "sklearn",
         "pytest-xdist": "xdist",
     }
     names = {re.split(r"[\[<>=~!; ]", requirement)[0] for requirement in requirements}
