@@ -51,7 +51,7 @@ def linear(straight: Map, back: Map, plain: Map, residuals: Any, x: list[Array])
 
 
 def _run(*operands, maps: _Maps, split: int):
-    return maps.straight(operands[:split], operands[split:])
+    return maps.straight(list(operands[:split]), list(operands[split:]))
 
 
 def _eager(*operands, **options):

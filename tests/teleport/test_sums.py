@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stacks import (
+from jumping import (
     PARAMS,
     PROPAGATORS,
     STRENGTH,
