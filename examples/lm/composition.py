@@ -81,8 +81,8 @@ def _information(axes: Axes, rows: list[dict[str, Any]]) -> None:
             xerr=[error or 0.0 for _, error in values], error_kw={"lw": 1.0}, label=label,
         )  # fmt: skip
         axes.annotate(
-            label, (values[0][0], place[0] + shift), xytext=(8, 0), textcoords="offset points",
-            va="center", fontsize=7, color=INK,
+            label, (values[-1][0] + (values[-1][1] or 0.0), place[-1] + shift), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=7, color=INK,
         )  # fmt: skip
     axes.set_yticks(place, [row["rule"] for row in rows], fontsize=8)
     axes.set_xlabel("NMI of experts and classes", color=INK, fontsize=9)
