@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jumping import data, gradients, pipeline, problems, statistics, training
+from stacks import data, gradients, pipeline, problems, statistics, training
 from stacks.methods import METHODS, Method
 
 DEPTH = 4
