@@ -63,3 +63,15 @@ def broadcast(**shapes: tuple[int, ...]) -> tuple[int, ...]:
     except ValueError:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"shapes do not broadcast: {listed}") from None
+
+
+def stacked(name: str, tree: Any, what: str, *, least: int = 1) -> int:
+    """The length of the first axis, that of `what`, which all arrays of a tree share."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    counts = {shape[0] if shape else -1 for shape in shapes}
+    if len(counts) != 1 or min(counts) < least:
+        raise ValueError(
+            f"{name} must hold arrays with one common first axis, {what}, of length >= {least}, "
+            f"got shapes {shapes}"
+        )
+    return counts.pop()

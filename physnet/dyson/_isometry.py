@@ -4,12 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Key
 
 from physnet import _checks
-from physnet.dyson._matrices import computing_dtype
-from physnet.dyson._stack import Layer, check
+from physnet.dyson._stack import Layer, probed
 
 
 def isometry_penalty(
@@ -61,20 +59,9 @@ def isometry_penalty(
         (dynamical isometry).
     """
     probes = _checks.positive_int("probes", probes)
-    layers, h = check(layer, params, h)
-    dtype = computing_dtype(h)
 
-    def step(h, of_layer):
-        own, key = of_layer
-        h, push = jax.linearize(lambda h: layer(own, h), h)
+    def measure(v, change):
+        return jnp.sum(change**2 - v**2) ** 2
 
-        def probe(key):
-            v = jax.random.normal(key, h.shape, h.dtype)
-            change, v = push(v).astype(dtype), v.astype(dtype)
-            return jnp.sum(change**2 - v**2) ** 2
-
-        return h, jnp.mean(jax.vmap(probe)(jax.random.split(key, probes)))
-
-    step = jax.checkpoint(step) if remat else step
-    _, squares = lax.scan(step, h, (params, jax.random.split(key, layers)))
-    return jnp.mean(squares) / (2 * h.size)
+    squares = probed(layer, params, h, key, probes, jax.random.normal, measure, remat=remat)
+    return jnp.mean(squares) / (2 * jnp.size(h))

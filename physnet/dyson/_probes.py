@@ -4,12 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Key
 
 from physnet import _checks
-from physnet.dyson._matrices import computing_dtype
-from physnet.dyson._stack import Layer, check
+from physnet.dyson._stack import Layer, probed
 
 
 class LayerProbes(NamedTuple):
@@ -72,24 +70,13 @@ def probe_layers(
         Hutchinson, Commun. Stat. Simul. Comput. 18 (1989) 1059; Poole et al., NeurIPS 2016 (chi).
     """
     probes = _checks.positive_int("probes", probes, minimum=2)
-    layers, h = check(layer, params, h)
-    dtype = computing_dtype(h)
 
-    def step(h, of_layer):
-        own, key = of_layer
-        h, push = jax.linearize(lambda h: layer(own, h), h)
+    def measure(v, change):
+        rho = jnp.mean(v * change)
+        # |v|^2 = d: the mean square splits into rho^2 and what is orthogonal to v.
+        return rho, jnp.mean(change**2), jnp.mean((change - rho * v) ** 2)
 
-        def probe(key):
-            v = jax.random.rademacher(key, h.shape, h.dtype)
-            change, v = push(v).astype(dtype), v.astype(dtype)
-            rho = jnp.mean(v * change)
-            # |v|^2 = d: the mean square splits into rho^2 and what is orthogonal to v.
-            rest = jnp.mean((change - rho * v) ** 2)
-            return rho, jnp.mean(change**2), rest
-
-        return h, jax.vmap(probe)(jax.random.split(key, probes))
-
-    _, (rho, chi, rest) = lax.scan(step, h, (params, jax.random.split(key, layers)))
+    rho, chi, rest = probed(layer, params, h, key, probes, jax.random.rademacher, measure)
     # By its variance E[rho of a probe ^2] exceeds rho^2, and E[rest] misses that.
     away = (rho - jnp.mean(rho, 1, keepdims=True)) ** 2
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from physnet import _dispatch
+from physnet import _dispatch, _varying
 from physnet.greens._planes import Planes
 
 
@@ -95,38 +95,13 @@ def waves_transpose(
     return kernel(link, green, cotangent, waves, start)
 
 
-def varying_alike(operands: Any) -> Any:
-    """In a `shard_map`: all operands vary over the axes over which one of them does.
-
-    Rules that tie operands together would else sum their cotangents over devices within a solve,
-    several times, and XLA fails to compile that on a GPU. So the sums stand in front, of planes.
-    """
-    axes = _axes(operands)
-
-    def vary(x):
-        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        if not missing:
-            return x
-        if jnp.iscomplexobj(x):
-            return lax.complex(vary(x.real), vary(x.imag))
-        return lax.pcast(x, missing, to="varying")
-
-    return jax.tree.map(vary, operands)
-
-
-def _axes(operands: Any) -> frozenset[Any]:
-    """The axes of a `shard_map` over which one of the operands varies."""
-    varying = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(operands)]
-    return frozenset().union(*varying)
-
-
 @functools.cache
 def _raw(implementation: _dispatch.Implementation, name: str, **options: Any) -> Callable:
     """The kernel of this name: batch axes in front, of equal rank, sizes of 1 broadcast."""
     function = getattr(_dispatch.load("greens", implementation), name)
 
     def run(*operands):
-        axes = tuple(_axes(operands))
+        axes = tuple(_varying.axes(operands))
         results = function(*operands, **options)
         return jax.tree.map(lambda x: lax.pcast(x, axes, to="varying"), results)
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
-from physnet import _checks, _dispatch
+from physnet import _checks, _dispatch, _varying
 from physnet.greens import _wave_kernels as wave_kernels
 from physnet.greens._chain import (
     Chain,
@@ -21,7 +21,6 @@ from physnet.greens._chain import (
     to_user,
     zero_state,
 )
-from physnet.greens._kernels import varying_alike
 from physnet.greens._planes import (
     Planes,
     column,
@@ -219,7 +218,7 @@ def _propagate(
 @functools.partial(jax.jit, static_argnames="implementation")
 def _solve(c: Chain, x: Array, implementation: _dispatch.Implementation) -> Array:
     if implementation != "xla":
-        c, x = varying_alike((c, x))
+        c, x = _varying.alike((c, x))
     # conj(b_{i-1}) -> b_i; what the roll puts behind the last site meets no site there.
     after = conjugate(Planes(*(jnp.roll(p, -1, 0) for p in c.link)))
     if implementation != "xla":
@@ -239,7 +238,7 @@ def _by_kernels(
     implementation: _dispatch.Implementation,
 ) -> tuple[Array, Array]:
     """gL (*batch, n) and the waves (*b, n, d)."""
-    c, x, green, amplitude = varying_alike((c, x, green, amplitude))
+    c, x, green, amplitude = _varying.alike((c, x, green, amplitude))
     g = to_user(riccati(c.onsite, c.weight, c.energy, green, implementation), c)
     if amplitude is None:
         amplitude = jnp.zeros((*(1,) * len(c.batch), 1, x.shape[-1]), g.dtype)

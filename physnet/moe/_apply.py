@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from physnet import _checks, _dispatch
-from physnet.moe import _exchange, _experts, _load, _slabs
+from physnet import _checks, _dispatch, _varying
+from physnet.moe import _exchange, _experts, _load
 from physnet.moe._route import Routing
+from physnet.moe._rows import weighted
 
 
 def apply(
@@ -88,12 +89,12 @@ def apply(
                 f"routing.{name} must have shape (n, k), n={tokens.shape[0]}, as routing.expert; "
                 f"got {array.shape}"
             )
-    local = _count(expert_params)
+    local = _checks.stacked("expert_params", expert_params, "experts")
     shape = _output(expert_fn, expert_params, tokens)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     assignments = expert.size * devices
     # Sums over devices of cotangents of what these share: here, where all devices come by.
-    tokens, gate, params = _slabs.vary_alike((tokens, gate, expert_params), expert)
+    tokens, gate, params = _varying.alike((tokens, gate, expert_params), expert)
     run = functools.partial(
         _experts.run,
         expert_fn=expert_fn,
@@ -111,7 +112,7 @@ def apply(
         out, kept, count = _exchange.exchanged(
             tokens, expert, run, axis_name=axis_name, local=local
         )
-        y = _slabs.weighted(gate, out)
+        y = weighted(gate, out)
     if not return_info:
         return y
     total = jnp.sum(kept, dtype=jnp.int32)
@@ -128,18 +129,6 @@ def _capacity(factor: float | None, assignments: int, experts: int) -> int | Non
     if not 0 < factor < math.inf:
         raise ValueError(f"capacity_factor must be positive and finite, got {factor}")
     return min(max(math.ceil(factor * assignments / experts), 1), max(assignments, 1))
-
-
-def _count(params: Any) -> int:
-    """E, the first axis of every array."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    if not shapes:
-        raise ValueError("expert_params must hold at least one array, got an empty tree")
-    if any(len(shape) == 0 or shape[0] == 0 or shape[0] != shapes[0][0] for shape in shapes):
-        raise ValueError(
-            f"expert_params must be arrays with one common first axis E > 0, got shapes {shapes}"
-        )
-    return shapes[0][0]
 
 
 def _output(expert_fn: Callable[[Any, Array], Array], params: Any, tokens: Array) -> Any:

@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from physnet.moe import _layout, _loops, _slabs
 from physnet.moe._loops import ExpertFn
+from physnet.moe._rows import weighted
 
 
 def run(
@@ -47,4 +48,4 @@ def run(
         out = out.reshape(-1, out.shape[-1])[layout.slot]
         kept, count = layout.kept, layout.count
     out = jnp.where(kept[:, None], out, jnp.zeros_like(out))
-    return _slabs.weighted(gate, out), kept.reshape(n, k), count
+    return weighted(gate, out), kept.reshape(n, k), count

@@ -99,7 +99,7 @@ def scan(
         sums over the paths through residual connections).
     """
     _checks.one_of("mode", mode, ("dyson", "chain", "ghost", "gated"))
-    layers = _layers(params)
+    layers = _checks.stacked("params", params, "layers", least=0)
     form = _propagator.propagator(propagator, layers)
     strength = _per_layer("strength", strength, layers)
     if mode == "gated":
@@ -191,17 +191,6 @@ def _same(layer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         return out
 
     return checked
-
-
-def _layers(params: Any) -> int:
-    leaves = jax.tree.leaves(params)
-    lengths = {jnp.shape(x)[:1] for x in leaves}
-    if len(lengths) != 1 or lengths == {()}:
-        raise ValueError(
-            "params must be a tree of arrays with the same number of layers on axis 0, got shapes "
-            f"{[jnp.shape(x) for x in leaves]}"
-        )
-    return lengths.pop()[0]
 
 
 def _per_layer(name: str, value: Any, layers: int) -> Array:

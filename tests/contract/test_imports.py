@@ -104,7 +104,7 @@ def _part(module: str) -> str:
 
 def _rank(part: str) -> int:
     """Imports go to a lower rank, or stay in it."""
-    shared, foundations = ("_checks", "_dispatch"), ("greens", "hyperbolic")
+    shared, foundations = ("_checks", "_dispatch", "_varying"), ("greens", "hyperbolic")
     if part in shared:
         return 0
     if part in foundations:

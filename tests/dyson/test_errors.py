@@ -51,7 +51,10 @@ BAD_VALUES = [
     (lambda: probe(probes=1), "probes must be >= 2, got 1"),
     (lambda: penalty(probes=0), "probes must be >= 1, got 0"),
     (lambda: probe(params={}), "params must hold arrays .*got shapes"),
-    (lambda: probe(params=(W, W[:1])), r"same number of layers .*\(2, 3, 3\), \(1, 3, 3\)"),
+    (
+        lambda: probe(params=(W, W[:1])),
+        r"common first axis, layers.*\(2, 3, 3\), \(1, 3, 3\)",
+    ),
     (lambda: penalty(params=jnp.ones(())), r"params must hold arrays .*got shapes \[\(\)\]"),
     (lambda: penalty(layer=lambda w, h: h[:2]), r"layer must keep .*float64\(3,\), got float64\(2"),
     (lambda: probe(layer=lambda w, h: h.astype(jnp.float32)), "layer must keep .*got float32"),
