@@ -3,7 +3,7 @@
     python examples/deep_stack.py                         # minutes on two cores
     python examples/deep_stack.py --preset smoke          # under a minute
     python examples/deep_stack.py --preset gpu --digits digits.npz
-    python examples/deep_stack.py --draw benchmarks/results/deep_stack.json
+    python examples/deep_stack.py --draw runs/deep_stack.json
 
 Each method trains at each learning rate of one grid with one seed; the rate with the highest
 accuracy on the validation part goes on, with fresh seeds, of which the test accuracy is reported

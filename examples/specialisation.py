@@ -99,13 +99,13 @@ def measured(here: np.ndarray, following: np.ndarray, nats: float) -> dict[str, 
     if not here.any():  # no experts
         return row
     layers = []
-    for now, after in zip(here, following, strict=True):
-        one, other = agreement(now), agreement(after)
-        chance = by_chance(now, np.random.default_rng(0)).nmi
+    for own, after in zip(here, following, strict=True):
+        one, other = agreement(own), agreement(after)
+        chance = by_chance(own, np.random.default_rng(0)).nmi
         layers.append(
             one._asdict()
             | {"nmi_next": other.nmi, "purity_next": other.purity}
-            | {"nmi_by_chance": chance, "nmi_ceiling": ceiling(now)}
+            | {"nmi_by_chance": chance, "nmi_ceiling": ceiling(own)}
         )
     means = {name: float(np.mean([layer[name] for layer in layers])) for name in layers[0]}
     tables = {"here": here.tolist(), "next": following.tolist()}
