@@ -18,6 +18,7 @@ from physnet import hyperbolic as hyperbolic
 from physnet import moe as moe
 from physnet import scattering as scattering
 from physnet import teleport as teleport
+from physnet import time_reversal as time_reversal
 
 if _typing.TYPE_CHECKING:
     from physnet import models as models

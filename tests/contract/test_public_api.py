@@ -10,7 +10,8 @@ import pytest
 
 PUBLIC = {
     "physnet": "attention birman_schwinger dyson greens hyperbolic models moe nn optim scattering "
-    "teleport",
+    "teleport time_reversal",
+    "physnet.time_reversal": "reverse_trajectory reverse_sequence consistency_loss",
     "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
     "recurrence PropagateState",
     "physnet.birman_schwinger": "operator log_determinant spectral_shift hilbert_schmidt_norm",
