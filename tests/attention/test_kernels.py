@@ -147,9 +147,12 @@ def test_vmap_makes_rows_of_the_batch_not_a_loop(kernel):
     close(nested(*split)[0][:, :, 0], jax.vmap(lambda *a: call(kernel, *a))(*stacked)[0], 1e-6)
 
 
-def sharded(kernel):
-    """Outputs and gradients with batch and heads over the axes of a mesh, and without."""
-    devices = np.array(jax.devices()[:1]).reshape(1, 1)
+def sharded(kernel, over="batch"):
+    """Outputs and gradients with batch and heads over the axes of a mesh, and without.
+
+    Two devices share the axis `over` where there are two.
+    """
+    devices = np.array(jax.devices()[:2]).reshape((-1, 1) if over == "batch" else (1, -1))
     mesh = jax.sharding.Mesh(devices, ("batch", "heads"))
     spec = jax.sharding.PartitionSpec("batch", None, "heads")
     scores = jax.sharding.PartitionSpec("batch")
@@ -162,8 +165,9 @@ def sharded(kernel):
     return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec)), jax.jit(run)
 
 
-def test_shard_map_over_batch_and_heads(kernel):
-    over_mesh, plain = sharded(kernel)
+@pytest.mark.parametrize("over", ["batch", "heads"])
+def test_shard_map_over_batch_and_heads(kernel, over):
+    over_mesh, plain = sharded(kernel, over)
     x = inputs(300)
     close(over_mesh(*x), plain(*x), 5e-3)  # sums in another order: the last bit of bfloat16
 
