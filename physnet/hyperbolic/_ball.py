@@ -44,8 +44,9 @@ def to_space(x: jax.Array, c: jax.Array) -> jax.Array:
 def to_tangent(x: jax.Array, c: jax.Array) -> jax.Array:
     """log_0(x); outside the ball as at its rim."""
     g = _exact.gap(x, c)
-    length = jnp.minimum(jnp.sqrt(c) * fn.norm(x), 1.0)
-    return x * fn.artanh_quotient(c * fn.square(x), length, g)
+    size = jnp.sqrt(c) * fn.norm(x)
+    rim = jnp.minimum(size, 1.0)
+    return x / jnp.maximum(size, 1.0) * fn.artanh_quotient(c * fn.square(x), rim, g)
 
 
 def add(x: jax.Array, y: jax.Array, c: jax.Array, gap_y: jax.Array) -> jax.Array:

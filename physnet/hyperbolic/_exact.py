@@ -40,30 +40,45 @@ def _gap(x: jax.Array, c: jax.Array) -> jax.Array:
 
 
 def perpendicular(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The part of x across y, relatively right to about eps however small it is; x where y = 0.
+    """The part of x across y, relatively right to about eps however small it is; x where y = 0."""
+    across, along, n = nearly_perpendicular(x, y)
+    return across - along * n
 
-    Gram-Schmidt twice, with exact products: a direction y / |y| is rounded, y itself is not.
+
+def nearly_perpendicular(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """across, along, n = y / |y|: `perpendicular` is across - along n, and along small.
+
+    Gram-Schmidt with exact products: a direction y / |y| is rounded, y itself is not. What is left
+    of x is in two numbers for each coordinate: vectors of one dtype can be as near in angle as the
+    square of eps. `along` is what rounding has left; to take it out of vectors is slower than out
+    of numbers.
     """
     length = fn.norm(y)
     n = fn.unit(y, length)
     below = jnp.where(length > 0, length, jnp.ones_like(length))
-    once = _minus(x, fn.dot(x, n) / below, y)
-    return _minus(once, fn.dot(once, n) / below, y)
+    once, low = _minus(x, fn.dot(x, n) / below, y)
+    twice, lower = _minus(once, fn.dot(once, n) / below, y)
+    across = twice + (low + lower)
+    return across, fn.dot(across, n), n
 
 
 @jax.custom_jvp
-def _minus(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
-    """x - t y, rounded once where the two nearly cancel."""
+def _minus(x: jax.Array, t: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x - t y as a sum of two numbers, all but exact where x and t y nearly cancel."""
     (t1, t2), (y1, y2) = split(t), split(y)
     one, two = t1 * y2, t2 * y1
     both = one + two
     part = both - one
     lost = (one - (both - part)) + (two - part)
-    return ((x - t1 * y1) - both) - (lost + t2 * y2)
+    rest, least = (x - t1 * y1) - both, t2 * y2
+    high = rest - least
+    change = high - rest
+    return high, ((rest - (high - change)) - (least + change)) - lost
 
 
 @_minus.defjvp
 def _minus_jvp(primals, tangents):
     x, t, y = primals
     dx, dt, dy = tangents
-    return _minus(x, t, y), dx - t * dy - dt * y
+    high, low = _minus(x, t, y)
+    return (high, low), (dx - t * dy - dt * y, jnp.zeros_like(low))

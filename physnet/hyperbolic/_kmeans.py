@@ -5,9 +5,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from physnet.hyperbolic import poincare, polar
+from physnet import _checks
+from physnet.hyperbolic import _arguments, poincare, polar
 from physnet.hyperbolic._means import midpoints
 
 _ENTRIES = 2**22  # of differences that are in memory at once
@@ -26,7 +28,7 @@ def kmeans(
     k: int,
     *,
     key: Key[Array, ""],
-    curvature: float | Array = 1.0,
+    curvature: ArrayLike = 1.0,
     coordinates: Literal["ball", "tangent"] = "ball",
     steps: int = 20,
 ) -> Clusters:
@@ -47,10 +49,13 @@ def kmeans(
         steps: of Lloyd's algorithm; static.
 
     Returns:
-        Centroids (k, d), labels (n,) int32 and distances (n,).
+        Centroids (k, d), labels (n,) int32 and distances (n,), in the dtype of the points; float16
+        and bfloat16 are computed in float32.
 
     Raises:
-        ValueError: shapes, k, steps or coordinates out of range.
+        ValueError: shapes, k, steps or coordinates out of range, a curvature that is not one
+            positive number.
+        TypeError: points that are not real and floating, k or steps that are no integers.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -67,17 +72,20 @@ def kmeans(
     References:
         Arthur and Vassilvitskii 2007, k-means++; Ungar 2008, the gyromidpoint.
     """
+    points = _checks.real("points", points)
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"points must have the shape (n, d), not empty, got {points.shape}")
-    if not 1 <= k <= len(points):
+    if not 1 <= (k := _checks.positive_int("k", k, minimum=0)) <= len(points):
         raise ValueError(f"k must be between 1 and the number of points {len(points)}, got {k}")
-    if steps < 0:
-        raise ValueError(f"steps must not be negative, got {steps}")
-    if coordinates not in ("ball", "tangent"):
-        raise ValueError(f"coordinates must be 'ball' or 'tangent', got {coordinates!r}")
+    steps = _checks.positive_int("steps", steps, minimum=0)
+    _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
     in_ball = coordinates == "ball"
-    tangents = poincare.logmap0(points, curvature=curvature) if in_ball else points
-    root = jnp.sqrt(jnp.asarray(curvature, tangents.dtype))
+    dtype, wide = _arguments.dtypes(points)
+    c = _arguments.one_curvature(curvature, wide)
+    tangents = points.astype(wide)
+    if in_ball:
+        tangents = poincare.logmap0(tangents, curvature=c)
+    root = jnp.sqrt(c)
     scaled = root * lax.stop_gradient(tangents)
 
     def step(_, centroids):
@@ -91,8 +99,9 @@ def kmeans(
     label, distance = nearest(scaled, centroids)
     centroids = centroids / root
     if in_ball:
-        centroids = poincare.expmap0(centroids, curvature=curvature)
-    return Clusters(centroids, label, distance / root)
+        centroids = poincare.expmap0(centroids, curvature=c)
+        centroids = poincare.project(centroids.astype(dtype), curvature=c)
+    return Clusters(centroids.astype(dtype), label, (distance / root).astype(dtype))
 
 
 def nearest(points: Array, centroids: Array) -> tuple[Array, Array]:

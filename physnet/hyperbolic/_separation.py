@@ -41,7 +41,10 @@ def half_sine(v: jax.Array, w: jax.Array, a: jax.Array, b: jax.Array) -> jax.Arr
     n, m = fn.unit(v, a), fn.unit(w, b)
     cosine = fn.dot(n, m)
     sharp = cosine > 0
-    sine = fn.norm(_exact.perpendicular(v, w)) / jnp.where(a > 0, a, jnp.ones_like(a))
+    across, along, _ = _exact.nearly_perpendicular(v, w)
+    size = fn.norm(across)
+    size = size * fn.root(1 - jnp.square(along / jnp.where(size > 0, size, jnp.ones_like(size))))
+    sine = size / jnp.where(a > 0, a, jnp.ones_like(a))
     below = jnp.sqrt(2 * (1 + jnp.where(sharp, cosine, jnp.zeros_like(cosine))))
     same = jnp.all(v == w, -1, keepdims=True)
     return jnp.where(sharp, jnp.where(same, 0 * sine, sine / below), 0.5 * fn.norm(n - m))
@@ -94,5 +97,6 @@ def directions(v, w, s, sine, distance):
     at_origin = jnp.where(off, jnp.zeros_like(b), 2 * s * fn.dot(w, n))  # |w| has no derivative
     along = straight + bent + (1 + jnp.exp(-2 * r)) * at_origin
     rate = jnp.where(off, -jnp.expm1(-2 * q) / jnp.where(off, b, jnp.ones_like(b)), 4 * s)
-    across = jnp.exp(jnp.minimum(q - distance, _CAP)) * rate * _exact.perpendicular(w, v)
-    return along * n, across
+    rate = jnp.exp(jnp.minimum(q - distance, _CAP)) * rate
+    across, left, _ = _exact.nearly_perpendicular(w, v)
+    return along * n, rate * across - rate * left * n

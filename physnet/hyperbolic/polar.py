@@ -30,10 +30,9 @@ def distance(
         curvature: c > 0, a number or an array that broadcasts against the batch.
 
     Returns:
-        (...). float32 is right to 1e-5, relatively, for radii up to 40 and distances up to 80,
-        and finite beyond; of far pairs all but on one ray, angles below 1e-9, a few in 10^4 are
-        off by up to 1e-3. float64 is right to 1e-12. The derivative at u = v, where there is none,
-        is 0.
+        (...). float32 is right to 1e-5, relatively, for radii up to 40 and distances up to 80, at
+        any angle, and finite beyond. float64 is right to 1e-12. The derivative at u = v, where
+        there is none, is 0.
         Second derivatives hold where neither point is the origin.
 
     Raises:

@@ -19,9 +19,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from physnet.hyperbolic import polar
+from physnet import _checks
+from physnet.hyperbolic import _arguments, polar
 from physnet.hyperbolic._means import midpoints, nearest_of, rough
 
 CHILDREN = 8
@@ -52,7 +54,7 @@ class Found(NamedTuple):
 
 
 def build(
-    centroids: Float[Array, "E d"], *, key: Key[Array, ""], curvature: float | Array = 1.0
+    centroids: Float[Array, "E d"], *, key: Key[Array, ""], curvature: ArrayLike = 1.0
 ) -> Tree:
     """The tree of centroids in tangent coordinates.
 
@@ -64,7 +66,11 @@ def build(
         curvature: c > 0, a number; the sectional curvature is -c.
 
     Returns:
-        A `Tree`; about 1.1 to 1.8 E rows of d numbers.
+        A `Tree`; about 1.1 to 1.8 E rows of d numbers, in float32 (float64 for float64).
+
+    Raises:
+        ValueError: Centroids that are not (E, d), a curvature that is not one positive number.
+        TypeError: Centroids that are not real and floating.
 
     Example:
         >>> import jax
@@ -75,10 +81,11 @@ def build(
         >>> [int(i) for i in found.index[:, 0]]
         [0, 1, 2]
     """
+    centroids = _checks.real("centroids", centroids)
     if centroids.ndim != 2 or 0 in centroids.shape:
         raise ValueError(f"centroids must have the shape (E, d), not empty, got {centroids.shape}")
-    root = jnp.sqrt(jnp.asarray(curvature, centroids.dtype))
-    points = root * lax.stop_gradient(centroids)
+    root = jnp.sqrt(_arguments.one_curvature(curvature, _arguments.dtypes(centroids)[1]))
+    points = root * lax.stop_gradient(centroids).astype(root.dtype)
     node = jnp.zeros((len(points),), jnp.int32)
     centres, radii, sizes, apart = [], [], [], []
     for level in range(_levels(len(points))):
@@ -121,13 +128,18 @@ def search(
         `Found`. Distances agree with a comparison with all centroids within rounding: bounds are
         taken 1e-5 shorter than they come out. Gradients do not flow: take the distances to
         `index` again for them.
+
+    Raises:
+        ValueError: Points that are not (n, d) with the d of the tree, top_k outside 1..E.
+        TypeError: Points that are not real and floating.
     """
-    count = len(tree.order)
+    points, count = _checks.real("points", points), len(tree.order)
+    limit, rows = _checks.positive_int("limit", limit), _checks.positive_int("rows", rows)
     if points.ndim != 2 or points.shape[1] != tree.table.shape[1]:
         raise ValueError(
             f"points must have the shape (n, {tree.table.shape[1]}), got {points.shape}"
         )
-    if not 1 <= top_k <= count:
+    if _checks.positive_int("top_k", top_k) > count:
         raise ValueError(f"top_k must be between 1 and {count}, got {top_k}")
     x = tree.root * lax.stop_gradient(points).astype(tree.table.dtype)
     missing = -len(x) % min(rows, max(len(x), 1))
@@ -285,7 +297,8 @@ def _bounds(tree: Tree, away: Array, row: Array, parent: Array) -> Array:
     near = jnp.where(jnp.isfinite(near), near, 0.0)[:, None]
     rise = jnp.sinh((far + near) / 2) * jnp.sinh((far - near) / 2)
     beyond = jnp.arcsinh(rise / jnp.where(between > 0, between, jnp.inf))
-    bound = jnp.maximum(ball, beyond)
+    # Far out, where the exponentials overflow, the ball alone bounds.
+    bound = jnp.where(jnp.isfinite(beyond), jnp.maximum(ball, beyond), ball)
     return bound - 1e-5 * (1 + far)
 
 

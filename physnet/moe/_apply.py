@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from physnet import _checks, _dispatch, _varying
-from physnet.moe import _exchange, _experts, _load
+from physnet.moe import _arguments, _exchange, _experts, _load
 from physnet.moe._route import Routing
 from physnet.moe._rows import weighted
 
@@ -80,9 +80,8 @@ def apply(
     tokens = _checks.real("tokens", tokens)
     if tokens.ndim != 2:
         raise ValueError(f"tokens must have shape (n, d), got {tokens.shape}")
-    expert, gate = jnp.asarray(routing.expert), _checks.real("routing.gate", routing.gate)
-    if not jnp.issubdtype(expert.dtype, jnp.integer):
-        raise TypeError(f"routing.expert must be integers, got dtype {expert.dtype}")
+    expert = _arguments.numbers("routing.expert", routing.expert)
+    gate = _checks.real("routing.gate", routing.gate)
     for name, array in (("expert", expert), ("gate", gate)):
         if array.ndim != 2 or array.shape[0] != tokens.shape[0] or array.shape != expert.shape:
             raise ValueError(

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks
+from physnet.moe import _arguments
 
 
 def ball_expert(
@@ -44,7 +45,8 @@ def ball_expert(
         network and after it; smooth, also at 0 and at x = mu.
 
     Raises:
-        ValueError: Shapes that do not fit; a network that changes the shape.
+        ValueError: Shapes that do not fit; a network that changes the shape; a curvature that is
+            not one positive number.
         TypeError: Arrays that are not real and floating.
 
     Example:
@@ -59,7 +61,7 @@ def ball_expert(
             f"x must have shape (m, d) and centroid (d,), got {x.shape} and {centroid.shape}"
         )
     wide = jnp.float64 if jnp.float64 in (x.dtype, centroid.dtype) else jnp.float32
-    root = jnp.sqrt(jnp.asarray(curvature, wide))
+    root = jnp.sqrt(_arguments.one_curvature(curvature, wide))
     mu = centroid.astype(wide)
     inside = network(translated(x.astype(wide), -mu, root).astype(x.dtype))
     if jnp.shape(inside) != x.shape:

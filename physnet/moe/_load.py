@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Integer
 
 from physnet import _checks
+from physnet.moe import _arguments
 
 
 class Load(NamedTuple):
@@ -25,7 +26,7 @@ class Load(NamedTuple):
     dropped: Any
 
 
-def load(expert: Int[Array, "..."], *, experts: int) -> Load:
+def load(expert: Integer[Array, "..."], *, experts: int) -> Load:
     """Loads of the experts that a routing names.
 
     Args:
@@ -47,9 +48,7 @@ def load(expert: Int[Array, "..."], *, experts: int) -> Load:
         >>> print(f"{skew.effective:.2f} {skew.imbalance:.2f}")
         1.75 3.00
     """
-    expert = jnp.asarray(expert)
-    if not jnp.issubdtype(expert.dtype, jnp.integer):
-        raise TypeError(f"expert must be integers, got dtype {expert.dtype}")
+    expert = _arguments.numbers("expert", expert)
     experts = _checks.positive_int("experts", experts)
     flat = expert.reshape(-1)
     valid = (flat >= 0) & (flat < experts)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from physnet import _checks, _dispatch
 from physnet.hyperbolic import polar, tree
-from physnet.moe import _search
+from physnet.moe import _arguments, _search
 
 PAYS = 2**20  # token-centroid pairs; on an H100 both take as long at 2^18
 
@@ -80,10 +80,12 @@ def route(
     Returns:
         A `Routing`, in float32 (float64 for float64). Gates and distances have gradients to tokens,
         centroids and curvature, finite also where a token lies on its centroid (0 there); experts
-        have none. A token with NaN has NaN gates and distances, and some expert.
+        have none. A token with NaN has NaN gates and distances, and some expert. With a NaN among
+        the centroids nothing is certified, and what is found is open.
 
     Raises:
-        ValueError: Shapes that do not fit, top_k outside 1..E, an unknown search.
+        ValueError: Shapes that do not fit, top_k outside 1..E, an unknown search, a curvature that
+            is not one positive number.
         TypeError: Arrays that are not real and floating.
         NotImplementedError: `implementation` does not serve the call.
 
@@ -110,11 +112,11 @@ def route(
     wide = any(x.dtype == jnp.float64 for x in (tokens, centroids))
     dtype = jnp.float64 if wide else jnp.float32
     tokens, centroids = tokens.astype(dtype), centroids.astype(dtype)
-    c = jnp.asarray(curvature, dtype)
+    c = _arguments.one_curvature(curvature, dtype)
     found = _found(*lax.stop_gradient((tokens, centroids, c)), top_k, search, implementation)
     # Not what the search found: these have gradients.
     chosen = centroids[found.index]
-    distance = polar.distance(tokens[:, None, :], chosen, curvature=curvature)
+    distance = polar.distance(tokens[:, None, :], chosen, curvature=c)
     return Routing(
         found.index,
         gate(distance, normalise=normalise),

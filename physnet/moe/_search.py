@@ -80,7 +80,7 @@ def _nearest(tokens: Array, centroids: Array, c: Array, top_k: int) -> tuple[Arr
     few = 2 * top_k if top_k > CANDIDATES // 2 else CANDIDATES
     if few >= experts:
         index = _map(lambda x: _all(x, centroids, c, top_k), tokens, _rows(centroids))
-        return index, ~jnp.isnan(tokens).any(-1)
+        return index, ~jnp.isnan(tokens).any(-1) & ~jnp.isnan(centroids).any() & (c > 0)
     table = _affine(centroids, c)
 
     def part(x):

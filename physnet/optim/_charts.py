@@ -94,7 +94,7 @@ def chart(
     """The chart of that name, its options checked."""
     _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
     _checks.one_of("retraction", retraction, ("exponential", "first_order"))
-    in_range("curvature", curvature, 0.0, float("inf"), open_below=True)
+    curvature = one_curvature(curvature)
     if coordinates == "ball":
         if project_eps is not None:
             in_range("project_eps", project_eps, 0.0, 1.0, open_below=True)
@@ -104,6 +104,14 @@ def chart(
     if project_eps is not None:
         raise ValueError(f"coordinates='tangent' has no boundary, got project_eps={project_eps!r}")
     return Tangent(curvature)
+
+
+def one_curvature(curvature: ArrayLike) -> ArrayLike:
+    """A scalar, or a ValueError where it is known not to be one positive number."""
+    if jnp.size(curvature) != 1:
+        raise ValueError(f"curvature must be one number, got shape {jnp.shape(curvature)}")
+    in_range("curvature", curvature, 0.0, float("inf"), open_below=True)
+    return jnp.reshape(curvature, ()) if jnp.ndim(curvature) else curvature
 
 
 def in_range(

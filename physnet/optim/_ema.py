@@ -54,7 +54,7 @@ def ema_midpoint(
 
     over the tokens i assigned to it, and is the point of Klein coordinates S / T: the midpoint of
     all tokens so far with their weights decayed, and with decay = 0 that of the last ones. A
-    centroid without tokens stays, and its mass decays.
+    centroid without tokens stays, to the bit, and its mass decays.
 
     T - sqrt(c)|S| and not T carries the radius far out. It is formed as a sum of positive terms
     around the new direction: with "tangent" coordinates float32 keeps radii sqrt(c) d(0, x) to
@@ -91,7 +91,7 @@ def ema_midpoint(
     """
     _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
     _charts.in_range("decay", decay, 0.0, 1.0)
-    _charts.in_range("curvature", curvature, 0.0, float("inf"), open_below=True)
+    curvature = _charts.one_curvature(curvature)
 
     def init(centroids: Float[Array, "k d"], *, mass: ArrayLike = 1.0) -> EmaMidpointState:
         centroids = _matrix("centroids", centroids)
@@ -128,7 +128,10 @@ def ema_midpoint(
         new, mass = _midpoints(here, keep * mass, there, share, assignment, jnp.sqrt(c))
         if coordinates == "ball":
             new = poincare.expmap0(new, curvature=c)
-        return EmaMidpointState(jnp.where(mass[:, None] == 0, old, new), mass)
+        # Rounding would move a far centroid without tokens a little at each update.
+        still = jax.ops.segment_sum(share, assignment, len(mass)) == 0
+        mass = jnp.where(still, keep * state.mass, mass)
+        return EmaMidpointState(jnp.where((still | (mass == 0))[:, None], old, new), mass)
 
     return EmaMidpoint(init, update)
 

@@ -40,6 +40,17 @@ def test_polar_distance_is_right_to_1e_5(reach, curvature):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-37)
 
 
+@pytest.mark.parametrize("flat", [1.0, 1e-3, 1e-6])
+def test_any_angle_however_small(flat):
+    """All but on one ray of a plane: angles down to 1e-16, which the points tell exactly."""
+    r = np.random.default_rng(2)
+    v = oracle.directions(r, (20_000, 2)) * r.uniform(0, 20, (20_000, 1)) * [flat, 1]
+    v = v.astype(np.float32)
+    w = v * r.uniform(0.01, 1, (20_000, 1)).astype(np.float32)
+    got = oracle.call(polar.distance, v, w)
+    np.testing.assert_allclose(got, oracle.polar_distance(v, w, 1.0), rtol=1e-5)
+
+
 def test_polar_distance_stays_finite_beyond():
     v = jnp.array([[40.0, 0.0], [40.0, 0.0], [1e4, 0.0], [1e30, 1.0]], jnp.float32)
     w = jnp.array([[-40.0, 0.0], [0.0, 40.0], [-1e4, 1.0], [1e30, -1.0]], jnp.float32)

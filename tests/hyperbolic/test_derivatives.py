@@ -119,4 +119,7 @@ def test_points_outside_the_ball_count_as_on_its_rim():
     d, slope = jax.jit(jax.vmap(jax.value_and_grad(poincare.distance)))(x, origin)
     assert np.isfinite(slope).all()
     assert 15.2 < float(d[1]) < float(d[0]) < 21
+    for model, reach in ((poincare.logmap0, d[1] / 2), (klein.to_tangent, d[1] / 4)):
+        radius = jnp.linalg.norm(jax.jit(model)(x), axis=-1)
+        np.testing.assert_allclose(radius, jnp.stack([reach, reach]), rtol=1e-6)
     np.testing.assert_array_equal(jnp.isnan(poincare.distance(x * jnp.nan, origin)), [True, True])

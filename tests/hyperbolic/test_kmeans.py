@@ -88,10 +88,26 @@ def test_midpoints_are_sums_on_the_hyperboloid(step):
         ({"coordinates": "polar"}, "coordinates must be"),
         ({"k": 0}, "k must be between 1 and"),
         ({"k": 11}, "k must be between 1 and"),
-        ({"steps": -1}, "steps must not be negative"),
+        ({"steps": -1}, "steps must be >= 0"),
+        ({"curvature": -1.0, "coordinates": "tangent"}, "curvature must be positive"),
+        ({"curvature": jnp.ones(2), "coordinates": "tangent"}, "curvature must be one number"),
     ],
 )
 def test_errors(change, words, bare_errors):
     arguments = {"points": jnp.zeros((10, 2)), "k": 2, "key": KEY} | change
     with pytest.raises(ValueError, match=words):
         hyperbolic.kmeans(arguments.pop("points"), arguments.pop("k"), **arguments)
+
+
+def test_types(bare_errors):
+    with pytest.raises(TypeError, match="points must be a real"):
+        hyperbolic.kmeans(jnp.zeros((10, 2), int), 2, key=KEY)
+    with pytest.raises(TypeError, match="k must be a static"):
+        hyperbolic.kmeans(jnp.zeros((10, 2)), 2.0, key=KEY)
+    points, _ = groups(1.5)
+    half = jnp.asarray(points, jnp.bfloat16)
+    found = kmeans(half, 4, coordinates="tangent")
+    single = kmeans(half.astype(jnp.float32), 4, coordinates="tangent")
+    assert found.centroids.dtype == found.distance.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found.labels, single.labels)
+    np.testing.assert_array_equal(found.distance, single.distance.astype(jnp.bfloat16))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hierarchies import distances, grow, moved, tangents
 
-from physnet.hyperbolic import tree
+from physnet.hyperbolic import polar, tree
 
 KEY = jax.random.key(0)
 
@@ -94,6 +94,29 @@ def test_far_out_and_in_float64():
     check(centroids, points, found, tolerance=1e-9)
 
 
+@pytest.mark.parametrize("radius", [200.0, 2e4])
+def test_where_exponentials_overflow(radius):
+    r = np.random.default_rng(0)
+    centroids, points = as_float32(
+        radius * r.normal(size=(300, 3)), radius * r.normal(size=(50, 3))
+    )
+    found = search(build(centroids), points, top_k=3, rows=16)
+    away = jax.jit(polar.distance)(points[:, None], centroids[None])
+    least = jnp.sort(away, axis=1)[:, :3]
+    got = jnp.take_along_axis(away, found.index, axis=1)
+    np.testing.assert_allclose(got, least, rtol=1e-6)
+    np.testing.assert_allclose(found.distance, least, rtol=1e-6)
+
+
+def test_half_precision_is_searched_in_float32():
+    r = np.random.default_rng(0)
+    centroids = jnp.asarray(r.normal(size=(300, 3)), jnp.bfloat16)
+    points = jnp.asarray(r.normal(size=(50, 3)), jnp.bfloat16)
+    found = search(build(centroids), points, top_k=3, rows=16)
+    assert found.distance.dtype == jnp.float32
+    check(np.asarray(centroids, np.float64), np.asarray(points, np.float64), found, tolerance=1e-5)
+
+
 def test_under_vmap():
     r = np.random.default_rng(0)
     centroids, points = as_float32(r.normal(size=(2, 9, 2)), r.normal(size=(2, 5, 2)))
@@ -110,6 +133,10 @@ def test_under_vmap():
         (lambda t: tree.build(jnp.zeros((0, 3)), key=KEY), "not empty"),
         (lambda t: tree.search(t, jnp.zeros((4, 2))), "points must have the shape"),
         (lambda t: tree.search(t, jnp.zeros((4, 3)), top_k=301), "top_k must be between 1 and"),
+        (lambda t: tree.search(t, jnp.zeros((4, 3)), limit=0), "limit must be"),
+        (lambda t: tree.search(t, jnp.zeros((4, 3)), rows=0), "rows must be"),
+        (lambda t: tree.build(jnp.ones((4, 3)), key=KEY, curvature=-1.0), "curvature must be"),
+        (lambda t: tree.build(jnp.ones((4, 3)), key=KEY, curvature=jnp.ones(3)), "one number"),
     ],
 )
 def test_errors(arguments, words, bare_errors):

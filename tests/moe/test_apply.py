@@ -243,6 +243,25 @@ def test_no_copy_of_the_parameters(optimized):
         assert compiled.memory_analysis().temp_size_in_bytes < size
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.uint32, jnp.int64, jnp.uint64])
+def test_any_integers_number_experts(dtype):
+    """Also where the number of experts does not fit into them, and where they are beyond int32."""
+    scale = jnp.arange(300, dtype=jnp.float32)
+    most = min(2**32 + 7, int(jnp.iinfo(dtype).max))  # int32 would make 7 of it
+    expert = jnp.asarray([[0], [99], [127], [most]], dtype)
+    want = np.where(np.asarray(expert) < 300, np.asarray(expert), 0).astype(np.float32)
+    y, info = moe.apply(
+        jnp.ones((4, 1), jnp.float32),
+        routing(expert, jnp.ones((4, 1), jnp.float32)),
+        lambda p, x: p * x,
+        scale,
+        return_info=True,
+    )
+    np.testing.assert_array_equal(y, want)
+    np.testing.assert_array_equal(info.count, moe.load(expert, experts=300).count)
+    assert info.count.sum() == (np.asarray(expert) < 300).sum()
+
+
 def test_errors_name_the_argument(bare_errors):
     tokens, expert, gate, params = inputs()
     for call, match in [

@@ -145,3 +145,6 @@ def test_errors_name_the_argument(bare_errors):
         moe.ball_expert(x, mu[:2], jnp.sin)
     with pytest.raises(ValueError, match="network must return shape"):
         moe.ball_expert(x, mu, lambda t: t[:, :2])
+    for bad in (0.0, -1.0, jnp.ones(x.shape[1]), jnp.ones((len(x), 1))):
+        with pytest.raises(ValueError, match="curvature must be"):
+            moe.ball_expert(x, mu, jnp.sin, curvature=bad)

@@ -190,6 +190,15 @@ def test_no_and_bad_tokens():
         assert routing.certified.tolist() == [True, False]
 
 
+def test_nan_among_the_centroids_and_no_curvature_certify_nothing():
+    tokens, few = jnp.ones((3, 4), jnp.float32), jnp.eye(4, dtype=jnp.float32)
+    bad = few.at[2, 1].set(jnp.nan)
+    for centroids, c in ((bad, 1.0), (jnp.tile(bad, (10, 1)), 1.0), (few, 0.0), (few, jnp.nan)):
+        assert not routed(tokens, centroids, c).certified.any()
+    by_tree = jax.jit(lambda t, e: moe.route(t, e, search="tree"))
+    assert not by_tree(tokens, jnp.tile(bad, (10, 1))).certified.any()
+
+
 def test_scores_are_never_all_in_memory(optimized):
     """Twice the experts, and no more temporary memory; the scores would take 256 MiB."""
     sizes = []
@@ -211,6 +220,8 @@ def test_errors_name_the_argument(bare_errors):
         (lambda: moe.route(x, e, top_k=0), "top_k must be >= 1"),
         (lambda: moe.route(x, e, search="best"), "search must be one of"),
         (lambda: moe.route(x, e, curvature=-1.0), "curvature must be positive"),
+        (lambda: moe.route(x, e, curvature=jnp.ones(5)), "curvature must be one number"),
+        (lambda: moe.route(x, e, curvature=jnp.ones((3, 1))), "curvature must be one number"),
     ]:
         with pytest.raises(ValueError, match=match):
             call()

@@ -133,6 +133,7 @@ def test_errors_name_what_is_wrong(make, bare_errors):
     for options, message in (
         ({"curvature": 0.0}, r"curvature must be in \(0, inf\), got 0.0"),
         ({"curvature": np.nan}, "curvature must be in"),
+        ({"curvature": np.ones(2)}, r"curvature must be one number, got shape \(2,\)"),
         ({"coordinates": "klein"}, "coordinates must be one of"),
         ({"retraction": "qr"}, "retraction must be one of"),
         ({"project_eps": 1.0}, r"project_eps must be in \(0, 1\), got 1.0"),

@@ -72,7 +72,7 @@ def test_the_last_tokens_alone_and_tokens_that_count_nowhere():
     state = update(tokens, assignment, average.init(start))
     expected = [[0.0, 0.0], [0.5, 0.5], [3.0, 4.0], [jnp.nan, 0.0]]
     np.testing.assert_allclose(state.centroids[:3], expected[:3], atol=1e-14)
-    assert np.isnan(state.centroids[3]).all()
+    assert np.isnan(state.centroids[3]).any()
     assert state.mass[1] == 0  # and stays where it is, for ever
     state = update(tokens.at[5].set(jnp.nan), assignment, state)
     np.testing.assert_array_equal(np.isnan(state.centroids).any(-1), [False, False, True, True])
@@ -104,6 +104,18 @@ def test_float32_far_from_the_origin():
     assert (np.abs(true - r) < 0.5).all()
 
 
+@pytest.mark.parametrize("coordinates", ["ball", "tangent"])
+def test_a_centroid_without_tokens_keeps_its_bits(coordinates):
+    average = optim.ema_midpoint(0.9, coordinates=coordinates)
+    far = 6.0 if coordinates == "tangent" else 1 - 1e-5
+    directions = np.random.default_rng(0).normal(size=(4, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    centroids = jnp.asarray(far * directions, jnp.float32)
+    state = jax.jit(average.update)(centroids[:3], jnp.array([0, 1, 9]), average.init(centroids))
+    np.testing.assert_array_equal(state.centroids[2:], centroids[2:])
+    np.testing.assert_array_equal(state.mass[2:], jnp.full(2, 0.9, jnp.float32))
+
+
 def test_an_ensemble_by_vmap():
     average = optim.ema_midpoint(0.5, coordinates="tangent")
     states = jax.vmap(average.init)(jnp.asarray([CENTROIDS, 2 * CENTROIDS]))
@@ -123,6 +135,8 @@ def test_errors_name_what_is_wrong(bare_errors):
         optim.ema_midpoint(1.0)
     with pytest.raises(ValueError, match="coordinates must be one of"):
         optim.ema_midpoint(0.5, coordinates="klein")
+    with pytest.raises(ValueError, match="curvature must be one number"):
+        optim.ema_midpoint(0.5, curvature=jnp.ones(3))
     with pytest.raises(ValueError, match=r"centroids must have shape \(number, d\), got \(3,\)"):
         average.init(jnp.zeros(3))
     with pytest.raises(ValueError, match="mass must be in"):
