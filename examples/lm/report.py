@@ -89,6 +89,7 @@ def markdown(results: list[Result], rows: list[tuple[str, ...]], text: str) -> s
     lines += [f"| {header} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     notes = NOTES + (EXPERTS if any(result.experts for result in results) else "")
+    notes += "".join(note for name, note in DEPTH if any(row.name == name for row in results))
     lines += ["", notes, "", "![curves, gate map and memory](report.png)", ""]
     for result in results:
         if result.sample:
@@ -105,6 +106,14 @@ optimiser and batch, read from the compiled program."""
 EXPERTS = """
 The row with experts computes as many products a token as BK-Core, with the parameters of all its
 experts."""
+DEPTH = (
+    ("bk-teleport", "\nTeleport: BK-Core trained by gradients that also jump over its blocks."),
+    (
+        "bk-isometry",
+        "\nIsometry: BK-Core with a penalty on blocks that change lengths, in no loss shown here.",
+    ),
+)
+"""What the table says of rows with these names."""
 
 
 def _format(value: float | None, template: str) -> str:

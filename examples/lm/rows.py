@@ -15,6 +15,22 @@ ABLATIONS = (
     ("bk-attention", "gated attention only", {"mixer": False}),
     ("bk-dense", "dense attention only", {"mixer": False, "density": 1.0}),
 )
+DEPTH = ("bk-teleport", "bk-isometry")
+"""BK-Core whose gradients jump over blocks, and with a penalty on blocks that keep no lengths."""
+
+PIECE = 256
+"""Characters of a window that the isometry penalty sees at most."""
+
+
+class Penalty(NamedTuple):
+    """A term of the training loss, weight * function(config, params, tokens, *, key, dtype).
+
+    The tokens are those of the first `windows` of a batch.
+    """
+
+    function: Callable[..., jax.Array]
+    weight: float
+    windows: int
 
 
 class Model(NamedTuple):
@@ -24,7 +40,7 @@ class Model(NamedTuple):
     module's own. A model with gates also has `calibrate(config, params, tokens, *, dtype)`, which
     sets the gates' constants from a sample of text, and `pairs(config, params, tokens)`: the pairs
     (L, B, N, T, T) that each head of each layer keeps. One with experts has `place`: `calibrate`
-    that with a key also places their centroids.
+    that with a key also places their centroids. One with a `penalty` has that in its training loss.
     """
 
     name: str
@@ -36,6 +52,7 @@ class Model(NamedTuple):
     calibrate: Callable[..., Any] | None = None
     pairs: Callable[..., jax.Array] | None = None
     place: Callable[..., Any] | None = None
+    penalty: Penalty | None = None
 
     def deeper(self, layers: int) -> "Model":
         """The same model with another number of layers."""
@@ -62,6 +79,10 @@ def models(settings: Settings, vocab_size: int) -> list[Model]:
         if settings.ablate:
             for name, label, without in ABLATIONS:
                 rows.append(_bk_core(settings, vocab_size, target, name, label, **without))
+        if settings.ablate or "bk-teleport" in settings.rows:
+            rows.append(_teleporting(settings, vocab_size, target))
+        if settings.ablate or "bk-isometry" in settings.rows:
+            rows.append(_isometric(settings, vocab_size, target))
         return rows
     except ValueError as error:
         raise UserError(f"these sizes make no model: {error}") from error
@@ -168,3 +189,19 @@ def _with_experts(settings: Settings, vocab_size: int, target: int) -> Model:
     model = _bk_core(settings, vocab_size, target, "bk-experts", "BK-Core, experts")
     config = dataclasses.replace(model.config, experts=settings.bk.experts)
     return model._replace(config=config, place=bk_core.calibrate)
+
+
+def _teleporting(settings: Settings, vocab_size: int, target: int) -> Model:
+    change = {"teleport": settings.bk.teleport, "teleport_mode": settings.bk.teleport_mode}
+    return _bk_core(settings, vocab_size, target, DEPTH[0], "BK-Core, teleport", **change)
+
+
+def _isometric(settings: Settings, vocab_size: int, target: int) -> Model:
+    model = _bk_core(settings, vocab_size, target, DEPTH[1], "BK-Core, isometry")
+    penalty = Penalty(_of_pieces, settings.bk.isometry, settings.bk.isometry_windows)
+    return model._replace(penalty=penalty)
+
+
+def _of_pieces(config: Any, params: Any, tokens: jax.Array, **options: Any) -> jax.Array:
+    """The isometry penalty where windows may be longer than it takes."""
+    return bk_core.isometry_penalty(config, params, tokens[:, :PIECE], **options)

@@ -1,13 +1,14 @@
 """Everything that a run can be told, and the three presets."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 from lm.errors import UserError
 
 Preset = Literal["smoke", "cpu", "gpu"]
-RowName = Literal["ppmd", "transformer", "bk", "bk-experts"]
+RowName = Literal["ppmd", "transformer", "bk", "bk-experts", "bk-teleport", "bk-isometry"]
 
 
 def _require(group: str | None, settings: Any, name: str, sound: Any, expected: str) -> None:
@@ -111,10 +112,22 @@ class BKCore:
     """Nearest tokens that attention always keeps."""
     experts: int = 8
     """Feed-forwards of a layer in the row bk-experts; each token passes through one."""
+    teleport: float = 0.01
+    """Strength with which gradients jump over blocks in the row bk-teleport."""
+    teleport_mode: Literal["dyson", "chain", "gated"] = "dyson"
+    """Which gradients jump: all, those of plain backpropagation, or all where blocks allow it."""
+    isometry: float = 1e-4
+    """Weight of the penalty on blocks that change lengths in the row bk-isometry, about 1 / (block
+    x width)."""
+    isometry_windows: int = 2
+    """Windows of a batch that the penalty sees (256 characters of each at most)."""
 
     def __post_init__(self) -> None:
         _require("bk", self, "learning_rate", lambda value: value > 0, "above 0")
-        _require("bk", self, "experts", lambda value: value >= 1, "at least 1")
+        for name in ("teleport", "isometry"):
+            _require("bk", self, name, lambda value: 0 < value < math.inf, "finite and above 0")
+        for name in ("experts", "isometry_windows"):
+            _require("bk", self, name, lambda value: value >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +137,10 @@ class Settings:
     preset: Preset = "cpu"
     """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
-    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts."""
+    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts, it
+    with gradients that jump over blocks, it with a penalty on blocks that change lengths."""
     ablate: bool = False
-    """Also a row for each mechanism of BK-Core left out."""
+    """Also a row for each mechanism of BK-Core left out, and for jumping gradients and isometry."""
     text: Path | None = None
     """A UTF-8 text of your own instead of Shakespeare's plays."""
     directory: Path | None = None
@@ -174,6 +188,6 @@ PRESETS: dict[str, Settings] = {
         ),
         sizes=Sizes(layers=6, heads=6, width=384, dropout=0.2),
         transformer=Transformer(learning_rate=1e-3),
-        bk=BKCore(learning_rate=1e-3, chains=24),
+        bk=BKCore(learning_rate=1e-3, chains=24, isometry=1e-5),
     ),
 }  # fmt: skip

@@ -11,6 +11,9 @@ from lm.rows import Model, decayed, kinds
 from lm.settings import Training
 from physnet import optim
 
+PROBES = 2**30
+"""Folds the key of a penalty's probes from that of dropout, beyond every site of it."""
+
 CALIBRATION = 16
 """Windows of text from which gates take their constants."""
 CALIBRATION_TOKENS = 2**15
@@ -34,6 +37,19 @@ def mean_loss(
 ) -> jax.Array:
     logits = model.apply(model.config, params, windows[:, :-1], key=key, dtype=dtype)
     return jnp.mean(losses(logits, windows[:, 1:]))
+
+
+def objective(
+    model: Model, dtype: Any, params: Any, windows: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What a step reduces, and the mean loss in it: they differ where the row has a penalty."""
+    loss = mean_loss(model, dtype, params, windows, key)
+    if model.penalty is None:
+        return loss, loss
+    function, weight, count = model.penalty
+    probes = jax.random.fold_in(key, PROBES)
+    found = function(model.config, params, windows[:count, :-1], key=probes, dtype=dtype)
+    return loss + weight * found, loss
 
 
 def optimiser(model: Model, training: Training) -> optax.GradientTransformation:
@@ -84,8 +100,8 @@ def step(model: Model, training: Training, *, seed: Any = None) -> Callable[...,
         data_key, dropout_key = jax.random.split(jax.random.fold_in(root, number))
         windows = batch(tokens, data_key, size=training.batch, block=training.block)
         params = state["params"]
-        loss, gradient = jax.value_and_grad(
-            lambda params: mean_loss(model, dtype, params, windows, dropout_key)
+        (_, loss), gradient = jax.value_and_grad(
+            lambda params: objective(model, dtype, params, windows, dropout_key), has_aux=True
         )(params)
         updates, optimiser_state = update(gradient, state["optimiser"], params)
         state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}

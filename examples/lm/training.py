@@ -96,6 +96,8 @@ def claim(folder: Path, model: Model, corpus: Corpus, training: Training) -> Non
         "training": dataclasses.asdict(training),
         "text_sha256": corpus.fingerprint(),
     }
+    if model.penalty is not None:
+        mine["penalty"] = {"weight": model.penalty.weight, "windows": model.penalty.windows}
     path = folder / "config.json"
     if not path.exists():
         files.replace(path, json.dumps(mine, indent=2) + "\n")

@@ -37,7 +37,7 @@ PUBLIC = {
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
     "attention layers mixer",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
-    "extend init_cache fit_cache Cache LayerCache",
+    "extend init_cache fit_cache Cache LayerCache isometry_penalty probe_layers",
     "physnet.models.transformer": "TransformerConfig init apply init_cache extend Cache",
 }
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names.split()]

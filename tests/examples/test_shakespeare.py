@@ -57,6 +57,8 @@ def test_an_argument_that_is_not_one_is_named(arguments, words, capsys):
         ("--training.clip 0", "--training.clip must be above 0, got 0.0"),
         ("--training.beta2 1.5", r"--training.beta2 must be in \[0, 1\], got 1.5"),
         ("--transformer.learning-rate nan", "--transformer.learning-rate must be above 0, got nan"),
+        ("--bk.teleport inf", "--bk.teleport must be finite and above 0, got inf"),
+        ("--bk.isometry-windows 0", "--bk.isometry-windows must be at least 1, got 0"),
         ("--temperature 0", "--temperature must be above 0, got 0.0"),
         ("--depths 2 0", "--depths must be at least 1 each"),
         (
@@ -120,7 +122,7 @@ def test_the_smoke_preset_learns_and_reports(smoke):
 
 @pytest.fixture(scope="module")
 def others(job, tmp_path_factory):
-    """The row with experts and the ablations, each a model of one layer."""
+    """The row with experts, the ablations and what --ablate adds, each a model of one layer."""
     folder = tmp_path_factory.mktemp("others")
     arguments = "--preset smoke --rows bk-experts --ablate --training.steps 40 --sample 20"
     return job.report(folder, *arguments.split(), *SMALL, "--bk.experts", 3), folder
@@ -129,8 +131,8 @@ def others(job, tmp_path_factory):
 def test_the_ablations_learn_too(others):
     report, _ = others
     rows = {row["name"]: row for row in report["rows"]}
-    ablations = [name for name, *_ in shakespeare.rows.ABLATIONS]
-    assert {"bk-mixer", "bk-attention"} <= set(ablations)
+    ablations = [name for name, *_ in shakespeare.rows.ABLATIONS] + list(shakespeare.rows.DEPTH)
+    assert {"bk-mixer", "bk-attention", "bk-teleport", "bk-isometry"} <= set(ablations)
     assert list(rows) == ["bk-experts", *ablations]
     for row in rows.values():
         learns(row, 40, 20)
@@ -152,7 +154,9 @@ def test_a_row_with_experts_shows_who_takes_what(others):
     taken = row["experts"]["taken"]
     assert {"vowels", "other letters", "spaces", "line breaks"} <= set(taken)
     assert all(sum(shares) == pytest.approx(1.0) for shares in taken.values())
-    assert "parameters of all its\nexperts" in (folder / "report.md").read_text()
+    document = (folder / "report.md").read_text()
+    for words in ("parameters of all its\nexperts", "\nTeleport: ", "\nIsometry: "):
+        assert words in document
 
 
 def test_the_memory_of_a_depth_is_that_of_a_program_made_to_run_fast(smoke, optimized):

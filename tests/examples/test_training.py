@@ -126,6 +126,33 @@ def test_a_step_depends_on_its_number_and_not_on_the_call_it_falls_in():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_a_penalty_is_in_the_gradient_and_not_in_the_loss_that_is_logged():
+    """Of the first windows alone, by its weight: here of how often they begin with a character."""
+
+    def begins(config, params, tokens, *, key, dtype):
+        assert tokens.shape == (2, TRAINING.block)
+        assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        return jnp.sum(params["bias"][tokens[:, 0]]) * jnp.ones((), dtype)
+
+    model = BIGRAM._replace(penalty=rows.Penalty(begins, weight=0.25, windows=2))
+    (found,) = batches(TRAINING, 1)
+    params = step.initial_state(BIGRAM, TRAINING)["params"]
+    key = jax.random.key(0)
+    measured = {
+        one: jax.value_and_grad(step.objective, argnums=2, has_aux=True)(
+            one, jnp.float32, params, jnp.asarray(found), key
+        )
+        for one in (model, BIGRAM)
+    }
+    (value, loss), gradient = measured[model]
+    (plain, same), without = measured[BIGRAM]
+    assert loss == same == plain
+    counts = np.bincount(found[:2, 0], minlength=SIZE)
+    assert value == pytest.approx(float(plain + 0.25 * counts @ params["bias"]), rel=1e-6)
+    np.testing.assert_allclose(gradient["bias"] - without["bias"], 0.25 * counts, atol=1e-6)
+    np.testing.assert_array_equal(gradient["table"], without["table"])
+
+
 def test_matrices_alone_decay():
     (model,) = rows.models(PRESETS["smoke"], 10)[:1]
     mask = rows.decayed(jax.eval_shape(lambda: model.init(model.config, jax.random.key(0))))
@@ -224,11 +251,13 @@ def test_a_nan_on_held_out_text_alone_stops_it_too(tmp_path):
 def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path):
     claim(tmp_path, BIGRAM, TOY, TRAINING)
     before = (tmp_path / "config.json").read_bytes()
+    punished = BIGRAM._replace(penalty=rows.Penalty(bigram_apply, weight=0.5, windows=2))
     claim(tmp_path, BIGRAM, TOY, TRAINING)
     for change, words in (
         ((BIGRAM._replace(learning_rate=0.2), TOY, TRAINING), "learning_rate was 0.1, is 0.2"),
         ((BIGRAM, TOY, dataclasses.replace(TRAINING, batch=4)), "training.batch was 3, is 4"),
         ((BIGRAM.deeper(2), TOY, TRAINING), "config.layers was 1, is 2"),
+        ((punished, TOY, TRAINING), "penalty.weight was None, is 0.5"),
         ((BIGRAM, corpus.split("toy", TEXT * 2, block=8), TRAINING), "text_sha256 was"),
     ):
         with pytest.raises(UserError, match="holds a run with other settings") as caught:
@@ -308,7 +337,7 @@ def test_every_row_has_the_parameters_of_the_transformer():
     for preset in PRESETS.values():
         found = rows.models(dataclasses.replace(preset, ablate=True), 65)
         ablations = [name for name, *_ in rows.ABLATIONS]
-        assert [model.name for model in found] == ["transformer", "bk", *ablations]
+        assert [model.name for model in found] == ["transformer", "bk", *ablations, *rows.DEPTH]
         counts = [rows.parameters(model.init, model.config) for model in found]
         assert max(counts) / min(counts) < 1.01
         decayed = rows.decayed(

@@ -6,6 +6,8 @@ from physnet.models.bk_core._cache import extend as extend
 from physnet.models.bk_core._cache import fit_cache as fit_cache
 from physnet.models.bk_core._cache import init_cache as init_cache
 from physnet.models.bk_core._config import BKCoreConfig as BKCoreConfig
+from physnet.models.bk_core._depth import isometry_penalty as isometry_penalty
+from physnet.models.bk_core._depth import probe_layers as probe_layers
 from physnet.models.bk_core._generate import generate as generate
 from physnet.models.bk_core._model import apply as apply
 from physnet.models.bk_core._model import calibrate as calibrate

@@ -16,9 +16,9 @@ from jaxtyping import Array, Int
 from physnet import _checks, _dispatch, greens
 from physnet.attention import scattering_attention
 from physnet.models._tokens import check_tokens, embed
-from physnet.models.bk_core import _model, _one_token
+from physnet.models.bk_core import _block, _model, _one_token
+from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
-from physnet.models.bk_core._model import Params
 from physnet.nn import attention as gated
 from physnet.nn import mixer
 from physnet.nn.layers import dropout, linear, rms_norm
@@ -179,7 +179,7 @@ def extend(
     silent = dropout(0.0, None)
     layers, full = [], jnp.zeros((batch,), bool)
     for index, old in enumerate(cache.layers):
-        layer = _model.layer_params(params, index)
+        layer = _block.layer_params(params, index)
         h = rms_norm(x, layer["norm_mixer"])
         mixed = mixer.apply(
             layer["mixer"],
@@ -196,7 +196,7 @@ def extend(
             )
             x = x + attended
             full = full | over
-        x, _ = _model.feed_forward(config, layer, x, silent)
+        x, _ = _block.feed_forward(config, layer, x, silent)
         layers.append(new)
     logits = _model.readout(params, x)
     logits = jnp.where(full[:, None, None], jnp.full_like(logits, jnp.nan), logits)

@@ -1,6 +1,8 @@
 """Sizes and mechanisms of BK-Core."""
 
 import dataclasses
+import math
+from typing import Literal
 
 from physnet import _checks
 
@@ -24,6 +26,12 @@ class BKCoreConfig:
     nearest one: so they train map and centroids also where a token has one expert. The leaves
     `layers/route/centroids` are points: `optim.riemannian_adam(coordinates="tangent")` trains them
     as such, without weight decay.
+
+    `teleport` > 0 is the strength with which gradients jump over blocks (`teleport.scan` with
+    `teleport_mode`): training differs, no output does. Blocks are residual, so their rho is taken
+    for 1; "gated" measures it in each pass by two probes of the first 256 tokens of the first
+    sequence, and jumps only where it is at least 1/2. Strengths of the order 1 / layers^2 keep
+    gradients of the same order. 0 compiles to a model without.
     """
 
     vocab_size: int
@@ -44,6 +52,8 @@ class BKCoreConfig:
     expert_top_k: int = 1
     expert_width: int | None = None
     route_dim: int = 8
+    teleport: float = 0.0
+    teleport_mode: Literal["dyson", "chain", "gated"] = "dyson"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "chains"):
@@ -64,6 +74,9 @@ class BKCoreConfig:
             raise ValueError(f"density must be in [0, 1], got {self.density}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0.0 <= self.teleport < math.inf:
+            raise ValueError(f"teleport must be a finite number >= 0, got {self.teleport}")
+        _checks.one_of("teleport_mode", self.teleport_mode, ("dyson", "chain", "gated"))
         if not (self.mixer or self.attention):
             raise ValueError("mixer or attention must be True: tokens would not see each other")
         _checks.positive_int("experts", self.experts, minimum=0)

@@ -11,19 +11,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet import _dispatch, scattering
 from physnet.models._tokens import check_tokens, embed
-from physnet.models.bk_core import _experts
+from physnet.models.bk_core import _block, _depth, _experts
+from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
 from physnet.nn import mixer
 from physnet.nn.layers import Drop, accurate, dropout, rms_norm
-
-Params = dict[str, Any]
-
-SITES = 5  # dropout sites of a layer
 
 
 def init(config: BKCoreConfig, key: jax.Array) -> Params:
@@ -103,12 +101,14 @@ def apply(
     key: jax.Array | None = None,
     dtype: Any = jnp.float32,
     return_info: bool = False,
+    teleport: ArrayLike | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Any:
     """Logits of the next token at every position. No logit depends on a later token.
 
     Each layer is x += mixer(norm(x)) + attention(norm(x)), x += mlp(norm(x)) with squared ReLU, or
-    with experts in its place.
+    with experts in its place. With `config.teleport` gradients also jump over blocks, as
+    `teleport.scan` has it; logits are the same up to rounding.
 
     Args:
         config: the sizes.
@@ -118,7 +118,10 @@ def apply(
             sources and the outputs of the three parts.
         dtype: of activations and matrix products; the recurrence, norms, softmax and logits are
             at least float32.
-        return_info: also return what the model reports about itself; costs O(T^2) booleans.
+        return_info: also return what the model reports about itself; costs O(T^2) booleans. Has no
+            gradient where others jump.
+        teleport: a strength in place of `config.teleport`, a number or (L,) as in `teleport.scan`.
+            May be traced: to anneal it, or for `teleport.gradients`.
         implementation: of the recurrence and of attention; None for the fastest of each.
 
     Returns:
@@ -145,24 +148,27 @@ def apply(
     check_tokens(tokens)
     drop = dropout(config.dropout, key)
     x = embed(params["token"], tokens, dtype)
-    shares, scores, experts = [], [], []
-    for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
-        layer = layer_params(params, index)
-        score, y = _tokens_mixed(config, layer, x, _at(drop, SITES * index), implementation)
-        x, expert = feed_forward(config, layer, x + y, _at(drop, SITES * index + 4))
-        if expert is not None:
-            experts.append(expert)
-        if return_info and score is not None:
-            kept = _pairs(config, layer, score)
-            time = tokens.shape[1]
-            shares.append(jnp.mean(jnp.sum(kept, (-1, -2), jnp.float32)) / (time * (time + 1) / 2))
-            scores.append(score)
+    strength = config.teleport if teleport is None else teleport
+    if _depth.still(strength):
+        x, reports = _in_turn(config, params, x, drop, implementation, report=return_info)
+    else:
+        x, reports = _depth.jumping(
+            config,
+            params,
+            x,
+            strength,
+            key=key,
+            implementation=implementation,
+            report=return_info,
+        )
     logits = readout(params, x)
     if not return_info:
         return logits
-    share = jnp.mean(jnp.stack(shares)) if shares else jnp.zeros((), jnp.float32)
-    info = {"kept_pairs": share} | ({"score": jnp.stack(scores)} if scores else {})
-    return logits, info | (_experts.load(config, jnp.stack(experts)) if config.experts else {})
+    score, expert = reports
+    info = {"kept_pairs": jnp.zeros((), jnp.float32)}
+    if score is not None:
+        info = {"kept_pairs": _share(config, params, score), "score": score}
+    return logits, info | (_experts.load(config, expert) if config.experts else {})
 
 
 def calibrate(
@@ -216,7 +222,7 @@ def calibrate(
     x = embed(params["token"], tokens, dtype)
     found = []
     for index in range(config.layers):
-        layer, new = layer_params(params, index), {}
+        layer, new = _block.layer_params(params, index), {}
         if config.attention:
             openness = mixer.apply(
                 layer["mixer"],
@@ -232,13 +238,13 @@ def calibrate(
             )
             names = ("ceiling", "threshold")
             new["attention"] = {name: layer["attention"][name] for name in names}
-        _, y = _tokens_mixed(config, layer, x, dropout(0.0, None), implementation)
+        _, y = _block.tokens_mixed(config, layer, x, dropout(0.0, None), implementation)
         x = x + y
         if place is not None:
             h = rms_norm(x, layer["norm_mlp"])
             new["route"] = {"centroids": _experts.place(layer, h, jax.random.fold_in(place, index))}
             layer["route"] |= new["route"]
-        x, _ = feed_forward(config, layer, x, dropout(0.0, None))
+        x, _ = _block.feed_forward(config, layer, x, dropout(0.0, None))
         found.append(new)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
     layers = params["layers"]
@@ -265,24 +271,10 @@ def pairs(
     """
     if not config.attention:
         raise ValueError("config.attention must be True: without attention there are no pairs")
-    score = apply(config, params, tokens, return_info=True)[1]["score"]
-    return jnp.stack([_pairs(config, layer_params(params, i), s) for i, s in enumerate(score)])
-
-
-def layer_params(params: Params, index: int) -> Params:
-    """The parameters of one layer."""
-    return jax.tree.map(lambda leaf: leaf[index], params["layers"])
-
-
-def feed_forward(
-    config: BKCoreConfig, layer: Params, x: Float[Array, "B T W"], drop: Drop
-) -> tuple[Float[Array, "B T W"], jax.Array | None]:
-    """x + mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
-    h = rms_norm(x, layer["norm_mlp"])
-    if not config.experts:
-        return x + drop(_experts.mlp(layer["mlp"], h), 0), None
-    y, expert = _experts.apply(config, layer, h)
-    return x + drop(y, 0), expert
+    score = apply(config, params, tokens, return_info=True, teleport=0.0)[1]["score"]
+    return jnp.stack(
+        [_pairs(config, _block.layer_params(params, i), s) for i, s in enumerate(score)]
+    )
 
 
 def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
@@ -292,32 +284,35 @@ def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
     return jnp.einsum("btw,vw->btv", x, embedding, preferred_element_type=accurate(x.dtype))
 
 
-def _tokens_mixed(
+def _in_turn(
     config: BKCoreConfig,
-    layer: Params,
+    params: Params,
     x: jax.Array,
     drop: Drop,
     implementation: _dispatch.Implementation | None,
-) -> tuple[jax.Array | None, jax.Array]:
-    """The scores of the gate and what mixer and attention add to the stream."""
-    h = rms_norm(x, layer["norm_mixer"])
-    mixed = mixer.apply(
-        layer["mixer"], h, groups=config.heads, drop=drop, implementation=implementation
-    )
-    if not config.attention:
-        return None, drop(mixed.output, 2)
-    score = gated.score(layer["attention"], mixed.openness)
-    attended = gated.apply(
-        layer["attention"],
-        h,
-        score,
-        local_window=config.local_window,
-        rotary_base=config.rotary_base,
-        implementation=implementation,
-    )
-    if not config.mixer:
-        return score, drop(attended, 3)
-    return score, drop(mixed.output, 2) + drop(attended, 3)
+    *,
+    report: bool,
+) -> tuple[jax.Array, Any]:
+    """The stream after all blocks, and their (score, expert) with layers on axis 0."""
+    reports = []
+    for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
+        layer = _block.layer_params(params, index)
+        own = _block.at(drop, _block.SITES * index)
+        x, *reported = _block.block(config, layer, x, own, implementation)
+        reports.append(reported)
+    if not report:
+        return x, None
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports)
+
+
+def _share(config: BKCoreConfig, params: Params, score: jax.Array) -> jax.Array:
+    """Of causal pairs, those that attention computes (mean over layers and heads)."""
+    time = score.shape[2]
+    shares = []
+    for index, of_layer in enumerate(score):
+        kept = _pairs(config, _block.layer_params(params, index), of_layer)
+        shares.append(jnp.mean(jnp.sum(kept, (-1, -2), jnp.float32)) / (time * (time + 1) / 2))
+    return jnp.mean(jnp.stack(shares))
 
 
 def _pairs(config: BKCoreConfig, layer: Params, score: jax.Array) -> jax.Array:
@@ -327,7 +322,3 @@ def _pairs(config: BKCoreConfig, layer: Params, score: jax.Array) -> jax.Array:
     distance = (i[:, None] - i[None])[None, None]
     gate = scattering.pair_gate(by_head, by_head, threshold)
     return (gate | (distance < config.local_window)) & (distance >= 0)
-
-
-def _at(drop: Drop, first: int) -> Drop:
-    return lambda x, site: drop(x, first + site)

@@ -1,0 +1,90 @@
+"""One block of BK-Core: mixer and attention side by side, then the feed-forward.
+
+Shapes: B batch, T time, W width, N heads, k experts of a token.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from physnet import _dispatch
+from physnet.models.bk_core import _experts
+from physnet.models.bk_core._config import BKCoreConfig
+from physnet.nn import attention as gated
+from physnet.nn import mixer
+from physnet.nn.layers import Drop, rms_norm
+
+Params = dict[str, Any]
+
+SITES = 5  # dropout sites of a block
+
+
+class Passed(NamedTuple):
+    """The stream after a block, and what the block reports; None where there is none of it."""
+
+    x: jax.Array  # (B, T, W)
+    score: jax.Array | None  # (B, T, N)
+    expert: jax.Array | None  # (B, T, k)
+
+
+def block(
+    config: BKCoreConfig,
+    layer: Params,
+    x: Float[Array, "B T W"],
+    drop: Drop,
+    implementation: _dispatch.Implementation | None,
+) -> Passed:
+    """x += mixer(norm(x)) + attention(norm(x)), x += feed_forward(norm(x))."""
+    score, y = tokens_mixed(config, layer, x, drop, implementation)
+    x, expert = feed_forward(config, layer, x + y, at(drop, 4))
+    return Passed(x, score, expert)
+
+
+def layer_params(params: Params, index: int) -> Params:
+    """The parameters of one layer."""
+    return jax.tree.map(lambda leaf: leaf[index], params["layers"])
+
+
+def feed_forward(
+    config: BKCoreConfig, layer: Params, x: Float[Array, "B T W"], drop: Drop
+) -> tuple[Float[Array, "B T W"], jax.Array | None]:
+    """x + mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
+    h = rms_norm(x, layer["norm_mlp"])
+    if not config.experts:
+        return x + drop(_experts.mlp(layer["mlp"], h), 0), None
+    y, expert = _experts.apply(config, layer, h)
+    return x + drop(y, 0), expert
+
+
+def tokens_mixed(
+    config: BKCoreConfig,
+    layer: Params,
+    x: jax.Array,
+    drop: Drop,
+    implementation: _dispatch.Implementation | None,
+) -> tuple[jax.Array | None, jax.Array]:
+    """The scores of the gate and what mixer and attention add to the stream."""
+    h = rms_norm(x, layer["norm_mixer"])
+    mixed = mixer.apply(
+        layer["mixer"], h, groups=config.heads, drop=drop, implementation=implementation
+    )
+    if not config.attention:
+        return None, drop(mixed.output, 2)
+    score = gated.score(layer["attention"], mixed.openness)
+    attended = gated.apply(
+        layer["attention"],
+        h,
+        score,
+        local_window=config.local_window,
+        rotary_base=config.rotary_base,
+        implementation=implementation,
+    )
+    if not config.mixer:
+        return score, drop(attended, 3)
+    return score, drop(mixed.output, 2) + drop(attended, 3)
+
+
+def at(drop: Drop, first: int) -> Drop:
+    """The sites of a part, of which `first` is number 0."""
+    return lambda x, site: drop(x, first + site)
