@@ -1,7 +1,7 @@
 """Does teleportation help deep stacks? Plain tanh layers, residual ones, post-norm transformers.
 
     python examples/deep_stack.py                         # minutes on two cores
-    python examples/deep_stack.py --preset smoke          # under a minute
+    python examples/deep_stack.py --preset smoke          # a minute
     python examples/deep_stack.py --preset gpu --digits digits.npz
     python examples/deep_stack.py --draw runs/deep_stack.json
 
@@ -15,8 +15,10 @@ A gain of more than two standard errors is tried again on other seeds, and count
 holds there at p < 0.05 after Holm's correction for the number tried again; p of the first trial are
 corrected for all comparisons.
 
-Then a pipeline of stages that do not wait for each other (see stacks/pipeline.py): what stale
-gradients cost, and whether teleported ones, which arrive at once, save time.
+Then pipelines of stages that do not wait for each other (see stacks/pipeline.py), of digits by
+momentum and of a sorting transformer by Adam: what stale gradients cost, and whether teleported
+ones, which skip the way back, save time. Runs that miss the target count with a time longer than
+that of any that can reach it. A rate with a star is at the edge of its grid.
 
 References: Fagnou et al., "Accelerated training through iterative gradient propagation along the
 residual path" (ICLR 2025) for Highway-BP; Holm, Scand. J. Statist. 6 (1979), 65.
@@ -41,7 +43,7 @@ from stacks.methods import METHODS
 from stacks.settings import PRESETS, Preset, Stack
 from stacks.training import Curves, Recipe
 
-EXTRA = 1.3  # of --budget, for the confirmation
+ROWS = 0.75  # of --budget; the rest is for the confirmation
 
 
 def rounded(x: Any) -> list:
@@ -52,6 +54,7 @@ def rounded(x: Any) -> list:
 def facts(grid: Grid, curves: Curves, merits: list[float], recipe: Recipe) -> dict[str, Any]:
     return {
         "rate": grid.rate,
+        "edge": grid.rate in (min(grid.rates), max(grid.rates)),
         "tuning": rounded(merits),
         "seconds_per_run": grid.seconds / grid.runs,
         "runs_at_once": grid.count,
@@ -80,9 +83,12 @@ def piped(grid: Grid, line: settings.Pipeline, scheme: str, delay: int) -> dict[
         return -steps if steps else -1e6 - end
 
     curves, merits = grid.tuned(merit)
-    row = {"stack": "pipeline", "method": scheme, "target": target}
-    row["delay"] = delay if scheme in pipeline.DELAYED else None
+    row: dict[str, Any] = {"stack": line.name, "method": scheme, "target": target}
+    row["delay"] = None if scheme == "synchronous" else delay
     row["units"] = pipeline.units_per_step(scheme, line.stages)
+    slowest = max(pipeline.units_per_step(s, line.stages) for s in pipeline.SCHEMES)
+    row["horizon"] = slowest * (line.recipe.steps + every)  # where runs that miss the target count
+    row["stages"] = line.stages
     row |= facts(grid, curves, merits, line.recipe)
     return row | {"steps": [steps_to(c, every, target) for c in curves.nats]}
 
@@ -109,31 +115,35 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
         options.output.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 
     def build(make: Any, rates: tuple[float, ...]) -> Grid | None:
-        return None if out_of_time() else Grid(make(), preset, rates)
+        if out_of_time(ROWS):
+            return None
+        with jax.default_matmul_precision("float32"):  # not the 10 bits that GPUs take by default
+            return Grid(make(), preset, rates)  # in here, as each thread has its own default
 
     grids: dict[int, Grid] = {}
     with ThreadPoolExecutor(max(options.threads, 1)) as pool:
         waiting = []
-        for stack, name, make in settings.jobs(preset, digits):
-            task = partial(build, make, preset.rates if stack else preset.pipeline.rates)
+        for place, name, make in settings.jobs(preset, digits):
+            rates = preset.rates if isinstance(place, settings.Stack) else place.rates
+            task = partial(build, make, rates)
             ready = pool.submit(task).result if options.threads else task
-            waiting.append((stack, name, ready))
-        for stack, name, ready in waiting:
-            grid = None if out_of_time() else ready()
+            waiting.append((place, name, ready))
+        for place, name, ready in waiting:
+            grid = None if out_of_time(ROWS) else ready()
             if grid is None:
-                results["left_out"].append([stack.name if stack else "pipeline", name])
+                results["left_out"].append([place.name, name])
                 continue
-            if stack is None:
-                row = piped(grid, preset.pipeline, *name)
-                pipelines.append(row)
-            else:
-                row = trained(grid, stack, name, preset.stages)
+            if isinstance(place, settings.Stack):
+                row = trained(grid, place, name, preset.stages)
                 rows.append(row)
+            else:
+                row = piped(grid, place, *name)
+                pipelines.append(row)
             grids[id(row)] = grid
             mean, error = statistics.mean_and_error(values(row, "end"))
             print(
-                f"{time.perf_counter() - began:6.0f} s  {row['stack']:14} {name!s:24} rate "
-                f"{row['rate']:.0e}  accuracy {mean:.3f} ±{error:.3f}  "
+                f"{time.perf_counter() - began:6.0f} s  {row['stack']:21} {name!s:20} rate "
+                f"{row['rate']:.0e}{'*' if row['edge'] else ' '} accuracy {mean:.3f} ±{error:.3f}  "
                 f"({grid.compilation:.1f} + {grid.seconds:.1f} s)",
                 flush=True,
             )
@@ -141,7 +151,7 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
             write()
     comparisons.confirm(
         results["comparisons"], rows, pipelines,
-        lambda row: None if out_of_time(EXTRA) else grids[id(row)].again(),
+        lambda row: None if out_of_time() else grids[id(row)].again(),
     )  # fmt: skip
     write()
     return results
@@ -152,7 +162,9 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--digits", type=Path, help=".npz with data and target; None: scikit-learn")
     parser.add_argument("--threads", type=int, default=0, help="that compile meanwhile")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="start no row after it")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="3/4 to start rows in, 1/4 for repetitions"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs") / "deep_stack.json")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="print and draw a finished run")
     parser.add_argument("--picture", type=Path, help="PNG for --draw; None: next to the JSON")
@@ -166,8 +178,7 @@ def main() -> None:
         print(f"\nwritten: {picture.save(results, path)}")
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with jax.default_matmul_precision("float32"):  # not the 10 bits that GPUs take by default
-        table.show(run(PRESETS[options.preset], options))
+    table.show(run(PRESETS[options.preset], options))
     print(f"\nwritten: {options.output}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stacks import statistics
+from stacks import pipeline, statistics
 from stacks.methods import METHODS
 from stacks.training import Curves
 
@@ -24,14 +24,13 @@ def values(row: Row, measure: str) -> np.ndarray:
 
     Accuracy at the "end", or "early", after a quarter of the steps, or "parallel", in the time that
     backpropagation takes for a third of them if what can be at once is at once; "time": minus the
-    simulated time to the target, all of it and one measurement more where that is not reached.
+    simulated time to the target, and where that is missed the horizon, the same for all schemes.
     """
     accuracy = np.asarray(row["accuracy"])
     count = accuracy.shape[1]
     if measure == "time":
-        longest = row["every"] * (count + 1)
-        steps = [steps_to(c, row["every"], row["target"]) or longest for c in row["nats"]]
-        return -row["units"] * np.asarray(steps, float)
+        steps = [steps_to(c, row["every"], row["target"]) for c in row["nats"]]
+        return -np.array([row["units"] * s if s else row["horizon"] for s in steps], float)
     share = {"end": 1.0, "early": 0.25}
     if measure == "parallel":
         share["parallel"] = row["depth"] / row["sequential"]
@@ -51,11 +50,9 @@ def _pairs(rows: list[Row], pipelines: list[Row]) -> list[tuple[Row, Row, str]]:
             ):
                 found.append((row, other, "parallel"))
     for row in pipelines:
-        if row["method"] in ("synchronous", "stale"):
-            continue
-        for other in pipelines:
-            same = other["method"] == "stale" and row["delay"] in (other["delay"], None)
-            if same or other["method"] == "synchronous":
+        for other in pipelines if row["method"] in pipeline.TELEPORTING else ():
+            peer = other["method"] not in pipeline.TELEPORTING
+            if peer and other["stack"] == row["stack"] and other["delay"] in (row["delay"], None):
                 found.append((row, other, "time"))
     return found
 
@@ -95,9 +92,9 @@ def confirm(
     for c, (row, other, measure) in zip(comparisons, _pairs(rows, pipelines), strict=True):
         if not statistics.helps(c):
             continue
-        new = repeated(row), repeated(other)
-        if None not in new:
-            found = [values(r, measure) for r in new]
+        new, peer = repeated(row), repeated(other)
+        if new and peer:
+            found = values(new, measure), values(peer, measure)
             c["again"] = statistics.paired(*found) | {"seeds": len(found[0])}
             tried.append(c)
     for c, p in zip(tried, statistics.holm([c["again"]["p"] for c in tried]), strict=True):

@@ -1,6 +1,7 @@
 """Gradients of a stack by each way: plain, teleported, by a truncated Born series, by stages."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,19 @@ def measured_rho(problem: Problem, layers: Any, h: jax.Array, key: jax.Array) ->
         return dyson.probe_layers(problem.layer, layers, h, key=key, probes=2).rho
 
     rho = jnp.mean(jax.vmap(probe)(h[:2], jax.random.split(key, 2)), 0)
+    return jax.lax.stop_gradient(rho)
+
+
+def rho_at(problem: Problem, layers: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
+    """The same where the inputs of all layers (depth, batch, ...) are known: all layers at once."""
+    h = inputs[:, :2]
+    probes = jax.random.rademacher(key, (2, *h.shape), h.dtype)
+
+    def moved(own, h, v):
+        return jax.jvp(partial(problem.layer, own), (h,), (v,))[1]
+
+    change = jax.vmap(jax.vmap(moved), (None, None, 0))(layers, h, probes)
+    rho = jnp.mean(probes * change, (0, *range(2, change.ndim)))
     return jax.lax.stop_gradient(rho)
 
 
@@ -65,18 +79,22 @@ def by_scan(problem: Problem, method: Method) -> Gradients:
 
 
 def born(problem: Problem, order: int) -> Gradients:
-    """Highway-BP: all paths that leave the straight one in at most `order` layers.
+    """Highway-BP: all paths that leave the skip connections in at most `order` layers.
 
-    J_l^T = rho_l + Sigma_l. Each order applies Sigma of all layers at once to the last estimate,
-    and sums what comes out along the straight path. Exact from order = depth on.
+    J_l^T = K_l + Sigma_l, K_l of the skip connections with their normalisations, branches held
+    fixed. Each order applies Sigma of all layers at once to the last estimate, and sums what comes
+    out along the skip connections. Exact from order = depth on.
     """
 
     def gradients(params, x, y, key, progress):
-        first, top, inputs, out = _forward(problem, params, x)
+        first, inputs, out = _forward(problem, params, x)
         value, pull = jax.vjp(lambda p, h: problem.last(p, h, y)[0], params, out)
         of_last, delta = pull(jnp.ones_like(value))
-        rho = measured_rho(problem, params["layers"], top, key)
-        weights = rho.reshape(-1, *(1,) * delta.ndim)
+
+        def skip(own, h):
+            return jax.vjp(partial(problem.straight, own), h)[1]
+
+        skips = jax.vmap(skip)(params["layers"], inputs)
 
         def pulled(deltas):  # cotangents of the outputs of all layers -> of (params, input)
             def one(own, h, delta):
@@ -84,16 +102,16 @@ def born(problem: Problem, order: int) -> Gradients:
 
             return jax.vmap(one)(params["layers"], inputs, deltas)
 
-        def along(scattered):  # delta_{l-1} = rho_l delta_l + scattered_l
+        def along(scattered):  # delta_{l-1} = K_l delta_l + scattered_l
             def step(delta, of_layer):
-                weight, more = of_layer
-                return weight * delta + more, delta
+                skip, more = of_layer
+                return skip(delta)[0] + more, delta
 
-            return jax.lax.scan(step, delta, (weights, scattered), reverse=True)
+            return jax.lax.scan(step, delta, (skips, scattered), reverse=True)
 
         below, deltas = along(jnp.zeros_like(inputs))
         for _ in range(order):
-            scattered = pulled(deltas)[1] - weights * deltas
+            scattered = pulled(deltas)[1] - jax.vmap(lambda skip, d: skip(d)[0])(skips, deltas)
             below, deltas = along(scattered)
         of_layers = pulled(deltas)[0]
         return value, _joined(params, of_last, of_layers, first(below)[0]), None
@@ -111,11 +129,11 @@ def staged(problem: Problem, stages: int, *, far: bool) -> Gradients:
         raise ValueError(f"stages must divide the depth {problem.depth}, got {stages}")
 
     def gradients(params, x, y, key, progress):
-        first, top, inputs, out = _forward(problem, params, x)
+        first, inputs, out = _forward(problem, params, x)
         value, pull = jax.vjp(lambda p, h: problem.last(p, h, y)[0], params, out)
         of_last, delta = pull(jnp.ones_like(value))
         if far:
-            rho = measured_rho(problem, params["layers"], top, key).reshape(stages, -1)
+            rho = rho_at(problem, params["layers"], inputs, key).reshape(stages, -1)
             above = jnp.cumprod(jnp.prod(rho, 1)[::-1])[::-1]
             arriving = jnp.append(above[1:], 1.0)
         else:
@@ -140,10 +158,10 @@ def staged(problem: Problem, stages: int, *, far: bool) -> Gradients:
 
 
 def _forward(problem: Problem, params: Params, x: jax.Array):
-    """The way back to the first parameters, h_0, the inputs of all layers, and h_L."""
+    """The way back to the first parameters, the inputs of all layers, and h_L."""
     h, first = jax.vjp(lambda own: problem.first(own, x), params["first"])
     out, inputs = jax.lax.scan(lambda h, own: (problem.layer(own, h), h), h, params["layers"])
-    return first, h, inputs, out
+    return first, inputs, out
 
 
 def _joined(params: Params, of_last: Params, of_layers: Any, of_first: Any) -> Params:
@@ -151,7 +169,10 @@ def _joined(params: Params, of_last: Params, of_layers: Any, of_first: Any) -> P
 
 
 def sequential(method: Method, depth: int, *, stages: int = 8, order: int = 2) -> float:
-    """Passes through a layer of one step that must follow each other; backward counts as two."""
+    """Passes through a layer of one step that must follow each other; backward counts as two.
+
+    What Highway-BP sums along skip connections, additions and normalisations, does not count.
+    """
     backward = {"highway": order + 1, "truncated": depth / stages, "staged": depth / stages}
     return depth + 2 * backward.get(method.way, depth)
 

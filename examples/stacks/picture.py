@@ -11,16 +11,17 @@ matplotlib.use("Agg")  # a file, no window
 import matplotlib.pyplot as plt
 
 from stacks.methods import METHODS
-from stacks.pipeline import SCHEMES
+from stacks.pipeline import MICROBATCHES, SCHEMES, units_per_step
 
-PALETTE = plt.get_cmap("tab20").colors
+PALETTE = [plt.get_cmap("tab20")(i) for i in range(20)]
 
 
 def save(results: dict[str, Any], path: Path) -> Path:
     stacks = list(dict.fromkeys(row["stack"] for row in results["rows"]))
-    hard = [name for name in stacks if not name.startswith("residual")][-2:]
+    hard = [name for name in stacks if not name.startswith("residual")][:2]
     draws = [(name, False) for name in stacks] + [(name, True) for name in hard]
-    panels = len(draws) + 2
+    lines = list(dict.fromkeys(row["stack"] for row in results["pipeline"]))
+    panels = len(draws) + 1 + len(lines)
     columns = min(3, panels)
     rows = -(-panels // columns)
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"})
@@ -32,7 +33,8 @@ def save(results: dict[str, Any], path: Path) -> Path:
         own = [row for row in results["rows"] if row["stack"] == name]
         _curves(axis, name, own, seconds=seconds)
     _differences(axes[len(draws)], results["comparisons"])
-    _pipeline(axes[len(draws) + 1], results)
+    for axis, name in zip(axes[len(draws) + 1 :], lines, strict=False):
+        _pipeline(axis, [row for row in results["pipeline"] if row["stack"] == name])
     for axis in axes[panels:]:
         axis.set_axis_off()
     for axis in axes[:panels]:
@@ -54,6 +56,7 @@ def _curves(axis: Any, name: str, rows: list[dict[str, Any]], *, seconds: bool) 
         )  # fmt: skip
     unit = "seconds a run" if seconds else "step"
     axis.set(title=name, xlabel=unit, ylabel="test accuracy", ylim=(0, 1))
+    axis.locator_params(axis="x", nbins=5)
     axis.legend(frameon=False, fontsize=6, ncols=2)
 
 
@@ -73,17 +76,34 @@ def _differences(axis: Any, comparisons: list[dict[str, Any]]) -> None:
     )
 
 
-def _pipeline(axis: Any, results: dict[str, Any]) -> None:
-    colours = dict(zip(SCHEMES, ("0.2", "#2b6cb0", "#ecc94b", "#dd6b20", "#c53030"), strict=True))
-    delays = {row["delay"] or 0 for row in results["pipeline"]}
-    for row in results["pipeline"]:
-        curve = np.mean(row["nats"], 0)
-        time = row["units"] * row["every"] * np.arange(1, len(curve) + 1)
-        longest = row["delay"] in (None, max(delays))
-        axis.semilogy(
-            time, curve, color=colours[row["method"]], lw=1.3, ls="-" if longest else ":",
-            label=row["method"] + (f", delay {row['delay']}" if row["delay"] else ""),
-        )  # fmt: skip
-    axis.set(title="pipeline", xlabel="simulated time", ylabel="test nats")
-    if results["pipeline"]:
-        axis.legend(frameon=False, fontsize=6)
+def _pipeline(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """Time to the target: the mean, and each run; hollow where it missed, at the horizon."""
+    colours = dict(
+        zip(
+            SCHEMES,
+            ("0.2", "#2b6cb0", "#63b3ed", "#9c4221", "#c05621", "#dd6b20", "#ecc94b"),
+            strict=True,
+        )
+    )
+    labels = []
+    for row in rows:
+        for parts in MICROBATCHES if row["method"] == "synchronous" else (None,):
+            units = units_per_step(row["method"], row["stages"], *([parts] if parts else []))
+            times = np.array([units * s if s else row["horizon"] for s in row["steps"]], float)
+            there = np.array([s is not None for s in row["steps"]])
+            y, colour = -len(labels), colours[row["method"]]
+            axis.barh(y, times.mean(), color=colour, height=0.7, alpha=0.5)
+            spread = y + np.linspace(-0.2, 0.2, len(times))
+            axis.scatter(times[there], spread[there], s=10, color=colour, zorder=2)
+            axis.scatter(times[~there], spread[~there], s=10, fc="white", ec=colour, zorder=2)
+            detail = f"{parts} microbatches" if parts else f"delay {row['delay']}"
+            steps = [s for s in row["steps"] if s is not None]
+            taken = f"{np.mean(steps):.0f} steps" if steps else "missed"
+            if 0 < len(steps) < len(times):
+                taken += f" ({len(steps)}/{len(times)})"
+            labels.append(f"{row['method']}, {detail}: {taken}")
+    axis.set_yticks([-i for i in range(len(labels))], labels, fontsize=7)
+    axis.set(
+        title=f"{rows[0]['stack']}: time to {rows[0]['target']} nats\n(hollow: missed)",
+        xlabel="passes of a batch through a stage",
+    )

@@ -1,7 +1,8 @@
-"""Three deep stacks: plain tanh layers, layers near the identity, post-norm transformer layers."""
+"""Deep stacks of tanh layers, plain or near the identity, and of transformer layers."""
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,12 +12,14 @@ from physnet import optim
 from stacks.data import Split
 
 Params = dict[str, Any]  # "first", "layers" (depth on axis 0), "last"
+Held = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A stack and what it learns. `layer` takes h with or without a batch.
 
+    `straight` is `layer` with the derivative of its skip connections alone, branches held fixed.
     `ghost` is the strength that ghosts start at: 0.9 with rho = 0.5 keeps what is bounded bounded,
     and 1 / depth does so for a sum.
     """
@@ -26,12 +29,14 @@ class Problem:
     data: Split
     init: Callable[[jax.Array, bool], Params]
     layer: Callable[[Any, jax.Array], jax.Array]
+    straight: Callable[[Any, jax.Array], jax.Array]
     first: Callable[[Any, jax.Array], jax.Array]
     ghost: float = 0.9
+    final: Callable[[jax.Array], jax.Array] = lambda h: h
 
     def last(self, params: Params, h: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean cross-entropy, and the share of right answers."""
-        logits = h @ params["last"]
+        logits = self.final(h) @ params["last"]
         log_p = jax.nn.log_softmax(logits)
         nats = -jnp.mean(jnp.take_along_axis(log_p, y[..., None], -1))
         return nats, jnp.mean(jnp.argmax(logits, -1) == y)
@@ -60,16 +65,22 @@ def multilayer(name: str, depth: int, data: Split, *, width: int, branch: float 
         first = _matrix(keys[0], (data.train[0].shape[1], width), False)
         return {"first": first, "layers": layers, "last": _matrix(keys[2], (width, 10), False)}
 
-    def layer(own: Any, h: jax.Array) -> jax.Array:
-        new = jnp.tanh(h @ own["w"] + own["b"])
+    def layer(own: Any, h: jax.Array, held: Held = lambda new: new) -> jax.Array:
+        new = held(jnp.tanh(h @ own["w"] + own["b"]))
         return new if branch is None else h + branch * new
 
     ghost = 0.9 if branch is None else 1 / depth
-    return Problem(name, depth, data, init, layer, lambda first, x: x @ first, ghost)
+    straight = partial(layer, held=jax.lax.stop_gradient)
+    return Problem(name, depth, data, init, layer, straight, lambda first, x: x @ first, ghost)
 
 
-def transformer(name: str, depth: int, data: Split, *, width: int, heads: int = 2) -> Problem:
-    """Attention and feed-forward, each followed by a normalisation of the sum: post-norm."""
+def transformer(
+    name: str, depth: int, data: Split, *, width: int, heads: int = 2, branch: float | None = None
+) -> Problem:
+    """Attention and feed-forward, each followed by a normalisation of the sum: post-norm.
+
+    With a branch, pre-norm: each of a normalised h, times that number, is added to h.
+    """
     length, numbers = data.train[0].shape[1], int(data.train[0].max()) + 1
     shapes = {"in": (width, 3 * width), "out": (width, width)}
     shapes |= {"up": (width, 2 * width), "down": (2 * width, width)}
@@ -86,17 +97,26 @@ def transformer(name: str, depth: int, data: Split, *, width: int, heads: int = 
         }
         return {"first": first, "layers": layers, "last": _matrix(keys[6], (width, numbers), False)}
 
-    def layer(own: Any, h: jax.Array) -> jax.Array:
+    def attention(own: Any, h: jax.Array) -> jax.Array:
         split = (h @ own["in"]).reshape(*h.shape[:-1], 3, heads, -1)
         query, key, value = (split[..., i, :, :] for i in range(3))
-        mixed = jax.nn.dot_product_attention(query, key, value).reshape(h.shape)
-        h = _normalised(h + mixed @ own["out"])
-        return _normalised(h + jax.nn.relu(h @ own["up"]) @ own["down"])
+        return jax.nn.dot_product_attention(query, key, value).reshape(h.shape) @ own["out"]
+
+    def layer(own: Any, h: jax.Array, held: Held = lambda new: new) -> jax.Array:
+        for sublayer in (attention, lambda own, h: jax.nn.relu(h @ own["up"]) @ own["down"]):
+            if branch is None:
+                h = _normalised(h + held(sublayer(own, h)))
+            else:
+                h = h + branch * held(sublayer(own, _normalised(h)))
+        return h
 
     def first(own: Any, x: jax.Array) -> jax.Array:
         return _normalised(own["number"][x] + own["place"])
 
-    return Problem(name, depth, data, init, layer, first)
+    straight = partial(layer, held=jax.lax.stop_gradient)
+    if branch is None:
+        return Problem(name, depth, data, init, layer, straight, first)
+    return Problem(name, depth, data, init, layer, straight, first, 1 / depth, _normalised)
 
 
 def _normalised(h: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ RESIDUAL = (
     "sgd", "adam", "normalised", "orthogonal", "dyson", "chain", "ghost", "gated", "lookahead",
     "normalised-chain", "highway", "truncated", "staged",
 )  # fmt: skip
+DIGITS_NATS, SORTING_NATS = 0.12, 0.45
 DEEPEST = ("adam", "orthogonal", "chain", "ghost", "orthogonal-gated")
 
 
@@ -37,6 +38,7 @@ class Stack(NamedTuple):
 
 
 class Pipeline(NamedTuple):
+    kind: str  # as of a stack
     depth: int
     width: int
     recipe: Recipe
@@ -44,12 +46,19 @@ class Pipeline(NamedTuple):
     delays: tuple[int, ...]
     target: float  # test nats
     rates: tuple[float, ...]
+    adam: bool = False
     schemes: tuple[str, ...] = tuple(pipeline.SCHEMES)
+
+    @property
+    def name(self) -> str:
+        return f"pipeline, {self.kind} {self.depth}"
 
 
 class Preset(NamedTuple):
+    """Rows in order: stacks, pipelines after the first three, methods; see --budget."""
+
     stacks: tuple[Stack, ...]
-    pipeline: Pipeline
+    pipelines: tuple[Pipeline, ...]
     rates: tuple[float, ...]
     seeds: int
     joint: bool  # all rates with all seeds in one run: where width is free
@@ -59,71 +68,86 @@ class Preset(NamedTuple):
 PRESETS = {
     "smoke": Preset(
         (Stack("residual", 8, 16, Recipe(20, 16, 10), ("adam", "truncated", "staged")),),
-        Pipeline(8, 16, Recipe(20, 16, 10), 4, (1,), 2.0, (1e-3, 1e-2), ("stale", "corrected")),
+        (
+            Pipeline("residual", 8, 16, Recipe(20, 16, 10), 4, (1,), 2.0, (1e-3, 1e-2), False,
+                     ("synchronous", "stale", "corrected")),
+            Pipeline("pre-norm", 4, 8, Recipe(20, 8, 10), 4, (1,), 2.5, (1e-3, 1e-2), True,
+                     ("slowed", "teleported")),
+        ),
         (1e-3, 1e-2), 2, False, 4,
     ),
     "cpu": Preset(
         (
             Stack(
-                "tanh", 50, 64, Recipe(160, 64, 20),
-                without(PLAIN, "warmed", "normalised-chain", "orthogonal-dyson"),
-            ),
-            Stack(
-                "residual", 64, 64, Recipe(80, 64, 5),
-                without(RESIDUAL, "normalised", "normalised-chain", "orthogonal", "ghost"),
-            ),
-            Stack("tanh", 300, 64, Recipe(120, 64, 30), DEEPEST),
-            Stack(
                 "post-norm", 16, 32, Recipe(200, 32, 20),
                 without(POST_NORM, "sgd", "normalised", "isometry", "normalised-chain",
                         "orthogonal-gated"),
             ),
+            Stack("tanh", 300, 64, Recipe(120, 64, 30), DEEPEST),
+            Stack(
+                "residual", 64, 64, Recipe(80, 64, 5),
+                without(RESIDUAL, "normalised", "normalised-chain", "orthogonal", "ghost"),
+            ),
+            Stack(
+                "tanh", 50, 64, Recipe(160, 64, 20),
+                without(PLAIN, "warmed", "normalised-chain", "orthogonal-dyson"),
+            ),
         ),
-        Pipeline(32, 64, Recipe(60, 64, 2), 8, (1, 4), 0.3, (1e-2, 3e-2, 1e-1, 3e-1)),
+        (
+            Pipeline("residual", 32, 64, Recipe(90, 64, 2), 8, (1, 4), DIGITS_NATS,
+                     (3e-3, 1e-2, 3e-2, 1e-1)),
+            Pipeline("pre-norm", 16, 32, Recipe(400, 32, 10), 8, (1,), SORTING_NATS,
+                     (3e-4, 1e-3, 3e-3, 1e-2), True),
+        ),
         (1e-4, 5e-4, 3e-3, 3e-2), 4, False,
     ),
     "gpu": Preset(
         (
-            Stack("tanh", 50, 64, Recipe(250, 64, 10), PLAIN),
-            Stack("residual", 64, 64, Recipe(120, 64, 5), RESIDUAL),
-            Stack("tanh", 300, 64, Recipe(250, 64, 10),
+            Stack("post-norm", 32, 64, Recipe(300, 64, 20), POST_NORM),
+            Stack("tanh", 300, 64, Recipe(250, 64, 25),
                   without(PLAIN, "warmed", "orthogonal-dyson", "lookahead")),
-            Stack("post-norm", 32, 64, Recipe(400, 64, 20), POST_NORM),
-            Stack("tanh", 1000, 64, Recipe(250, 64, 25), DEEPEST),
+            Stack("residual", 64, 64, Recipe(120, 64, 5), RESIDUAL),
+            Stack("tanh", 50, 64, Recipe(250, 64, 10), PLAIN),
+            Stack("tanh", 1000, 64, Recipe(150, 64, 50), DEEPEST),
         ),
-        Pipeline(
-            32, 64, Recipe(100, 64, 1), 8, (1, 4), 0.2, (3e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5)
+        (
+            Pipeline("pre-norm", 16, 32, Recipe(1000, 32, 10), 8, (1, 4), SORTING_NATS,
+                     (1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 3e-2), True),
+            Pipeline("residual", 32, 64, Recipe(200, 64, 1), 8, (1, 4), DIGITS_NATS,
+                     (1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.2, 0.5)),
         ),
-        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 5, True,
+        (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3), 5, True,
     ),
 }  # fmt: skip
 
 
-def problem(stack: Any, digits: data.Split) -> problems.Problem:
-    if stack.kind == "post-norm":
-        return problems.transformer(stack.name, stack.depth, data.to_sort(8, 16), width=stack.width)
-    branch = None if stack.kind == "tanh" else 0.1
-    return problems.multilayer(stack.name, stack.depth, digits, width=stack.width, branch=branch)
+def problem(place: Stack | Pipeline, digits: data.Split) -> problems.Problem:
+    name, depth, width = place.name, place.depth, place.width
+    if place.kind.endswith("-norm"):
+        branch = None if place.kind == "post-norm" else 0.1
+        rows = data.to_sort(8, 16)
+        return problems.transformer(name, depth, rows, width=width, branch=branch)
+    branch = None if place.kind == "tanh" else 0.1
+    return problems.multilayer(name, depth, digits, width=width, branch=branch)
 
 
-def jobs(preset: Preset, digits: data.Split) -> list[tuple[Stack | None, Any, Any]]:
-    """All rows, (stack, method) and (None, (scheme, delay)), with what makes their programs."""
-    rows: list[tuple[Stack | None, Any, Any]] = []
-    for stack in preset.stacks:
-        posed = problem(stack, digits)
-        for name in stack.methods:
-            make = partial(
-                training.program, posed, METHODS[name], stack.recipe, stages=preset.stages
-            )
-            rows.append((stack, name, make))
-    line = preset.pipeline
-    posed = problems.multilayer("pipeline", line.depth, digits, width=line.width, branch=0.1)
-    position = sum(len(stack.methods) for stack in preset.stacks[:2])  # before the longest
-    for scheme in reversed(line.schemes):
-        waits = scheme in pipeline.DELAYED
-        for delay in reversed(line.delays if waits else line.delays[:1]):
-            make = partial(
-                pipeline.program, posed, scheme, line.recipe, stages=line.stages, delay=delay
-            )
-            rows.insert(position, (None, (scheme, delay), make))
+def jobs(preset: Preset, digits: data.Split) -> list[tuple[Stack | Pipeline, Any, Any]]:
+    """All rows, (stack, method) and (pipeline, (scheme, delay)), with what makes their programs."""
+    rows: list[tuple[Stack | Pipeline, Any, Any]] = []
+    for place in (*preset.stacks[:3], *preset.pipelines, *preset.stacks[3:]):
+        posed = problem(place, digits)
+        if isinstance(place, Stack):
+            for name in place.methods:
+                make = partial(
+                    training.program, posed, METHODS[name], place.recipe, stages=preset.stages
+                )
+                rows.append((place, name, make))
+            continue
+        for scheme in place.schemes:
+            for delay in place.delays[:1] if scheme == "synchronous" else place.delays:
+                make = partial(
+                    pipeline.program, posed, scheme, place.recipe,
+                    stages=place.stages, delay=delay, adam=place.adam,
+                )  # fmt: skip
+                rows.append((place, (scheme, delay), make))
     return rows

@@ -11,23 +11,19 @@ from stacks.methods import METHODS
 
 def show(results: dict[str, Any]) -> None:
     for name in dict.fromkeys(row["stack"] for row in results["rows"]):
-        print(f"\n{name:36} {'rate':>7} {'accuracy':>14} {'a quarter':>14} {'nats':>7} {'s':>7}")
+        print(f"\n{name:36} {'rate':>7}  {'accuracy':>14} {'a quarter':>14} {'nats':>7} {'s':>7}")
         for row in results["rows"]:
             if row["stack"] == name:
                 print(_line(row))
-    if results["pipeline"]:
+    for name in dict.fromkeys(row["stack"] for row in results["pipeline"]):
+        own = [row for row in results["pipeline"] if row["stack"] == name]
+        title = f"{name}, to {own[0]['target']} nats"
         print(
-            f"\n{'pipeline, to ' + str(results['pipeline'][0]['target']) + ' nats':40} "
-            f"{'delay':>5} {'rate':>7} {'accuracy':>9} {'reached':>7} {'steps':>7} {'time':>7}"
+            f"\n{title:45} {'delay':>5} {'rate':>7}  "
+            f"{'accuracy':>8} {'reached':>7} {'steps':>7} {'time':>7}"
         )
-    for row in results["pipeline"]:
-        times = -values(row, "time")
-        reached = sum(s is not None for s in row["steps"])
-        print(
-            f"{pipeline.SCHEMES[row['method']]:40} {row['delay'] or '':>5} {row['rate']:7.0e} "
-            f"{np.mean(values(row, 'end')):9.3f} {reached:5d}/{len(times)} "
-            f"{np.mean(times) / row['units']:7.1f} {np.mean(times):7.0f}"
-        )
+        for row in own:
+            print("\n".join(_times(row)))
     print(f"\n{len(results['comparisons'])} comparisons; what moved by more than 2 errors,")
     print("p alone and for all of them; and the trial on other seeds, p for all repeated")
     for c in results["comparisons"]:
@@ -37,6 +33,29 @@ def show(results: dict[str, Any]) -> None:
         print(f"left out, for want of time: {results['left_out']}")
 
 
+def _times(row: dict[str, Any]) -> list[str]:
+    """Steps of the runs that reached the target; time of all, with the horizon for those that miss.
+
+    A line for each number of microbatches, where there are such: the run is the same.
+    """
+    steps = [s for s in row["steps"] if s is not None]
+    lines = []
+    for parts in pipeline.MICROBATCHES if row["method"] == "synchronous" else (None,):
+        label = pipeline.SCHEMES[row["method"]] + (f", {parts} microbatches" if parts else "")
+        units = pipeline.units_per_step(row["method"], row["stages"], *([parts] if parts else []))
+        times = [units * s if s else row["horizon"] for s in row["steps"]]
+        lines.append(
+            f"{label:45} {row['delay'] or '':>5} {_rate(row)} "
+            f"{np.mean(values(row, 'end')):8.3f} {len(steps):5d}/{len(times)} "
+            f"{np.mean(steps) if steps else np.nan:7.1f} {np.mean(times):7.0f}"
+        )
+    return lines
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['rate']:7.0e}{'*' if row['edge'] else ' '}"
+
+
 def _line(row: dict[str, Any]) -> str:
     cells = "".join(
         " {:6.3f} ±{:6.4f}".format(*statistics.mean_and_error(values(row, measure)))
@@ -44,7 +63,7 @@ def _line(row: dict[str, Any]) -> str:
     )
     nats = np.mean(np.asarray(row["nats"])[:, -1])
     return (
-        f"{METHODS[row['method']].label:36} {row['rate']:7.0e}{cells} "
+        f"{METHODS[row['method']].label:36} {_rate(row)}{cells} "
         f"{nats:7.3f} {row['seconds_per_run']:7.2f}"
     )
 
@@ -53,11 +72,11 @@ def _comparison(c: dict[str, Any]) -> str:
     stack = f"{c['stack']} {c['delay'] or ''}" if c["measure"] == "time" else c["stack"]
     digits = 0 if c["measure"] == "time" else 3
     text = (
-        f"{stack:14} {c['method']:17} less {c['against']:11} {c['measure']:5} "
+        f"{stack:23} {c['method']:17} less {c['against']:11} {c['measure']:5} "
         f"{c['mean']:+.{digits}f} ±{c['error']:.{digits}f}  p {c['p']:.4f} ({c['p_holm']:.3f})"
     )
     if not c["again"]:
-        return text
+        return text + ("  not repeated, for want of time" if statistics.helps(c) else "")
     again = c["again"]
     return (
         f"{text}  again {again['mean']:+.{digits}f} ±{again['error']:.{digits}f} "

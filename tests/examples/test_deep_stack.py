@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stacks import data, gradients, pipeline, problems, statistics, training
+from stacks import comparisons, data, gradients, pipeline, problems, statistics, training
 from stacks.methods import METHODS, Method
 
 DEPTH = 4
@@ -56,6 +56,28 @@ def test_born_series_ends_in_backpropagation(plain):
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-5
     assert found[2][0] == pytest.approx(float(value), rel=1e-6)
+
+
+def test_born_series_of_order_0_runs_along_skip_connections_alone():
+    """Post-norm: each layer's gradient by hand, from Jacobians with the branches held fixed."""
+    rows = data.to_sort(4, 6)
+    posed = problems.transformer("post-norm", 2, rows, width=8)
+    params = posed.init(jax.random.key(0), False)
+    x, y = (part[:3] for part in rows.train)
+    own = [jax.tree.map(lambda a, i=i: a[i], params["layers"]) for i in range(2)]
+
+    @jax.jit
+    def both():
+        first = posed.first(params["first"], x)
+        middle = posed.layer(own[0], first)
+        delta = jax.grad(lambda h: posed.last(params, h, y)[0])(posed.layer(own[1], middle))
+        below = jax.vjp(lambda h: posed.straight(own[1], h), middle)[1](delta)[0]
+        expected = jax.vjp(lambda p: posed.layer(p, first), own[0])[1](below)[0]
+        found = gradients.born(posed, 0)(params, x, y, jax.random.key(1), 0.0)[1]
+        return expected, jax.tree.map(lambda a: a[0], found["layers"])
+
+    expected, found = both()
+    assert distance(found, expected) < 1e-5
 
 
 def test_stages(plain):
@@ -117,12 +139,41 @@ def test_delays_hand_back_what_was():
     delays = {"a": jnp.array([2, 0]), "b": 1}
     for number in range(5):
         new = {"a": jnp.full(2, number + 1.0), "b": jnp.float32(number + 1)}
-        ring, found = pipeline.delayed(ring, new, jnp.asarray(number), delays)
+        ring = pipeline.store(ring, new, jnp.asarray(number))
+        found = pipeline.late(ring, jnp.asarray(number), delays)
         expected = [max(number + 1 - 2, 0), number + 1]
         assert found["a"].tolist() == expected
         assert found["b"] == number
-    assert pipeline.units_per_step("synchronous", 8) == 8.25
+    assert pipeline.units_per_step("synchronous", 8, 4) == 8.25
+    assert pipeline.units_per_step("synchronous", 8) == 4.3125
     assert pipeline.units_per_step("stale", 8) == 3
+
+
+def test_pipelines_without_delay_and_with():
+    """Delay 0 is synchronous training; slowed by it, too; a late stage rests until news arrive."""
+    recipe = training.Recipe(2, 16, 1)
+    runs = (("synchronous", 0), ("stale", 0), ("slowed", 0), ("corrected", 0), ("stale", 2))
+    runs += (("teleported", 0), ("teleported-slowed", 0), ("teleported-slowed", 2))
+
+    @jax.jit
+    def train(rates, seeds):
+        made = [
+            pipeline.program(RESIDUAL, scheme, recipe, stages=2, delay=delay, adam=True)
+            for scheme, delay in runs
+        ]
+        return [run(rates, seeds).validation_nats for run in made]
+
+    together, *others, late, near, same_near, late_near = train(jnp.array([1e-2]), jnp.arange(1))
+    for same in others:
+        np.testing.assert_allclose(same, together, rtol=1e-5)
+    np.testing.assert_allclose(same_near, near, rtol=1e-5)
+    for other, than in ((late, together), (near, together), (late_near, near)):
+        assert abs(other[0, -1] - than[0, -1]) > 1e-4
+
+
+def test_what_is_slowed_and_by_how_much():
+    slower = pipeline._slower(jnp.ones((2, 3)), jnp.array([0, 3]))
+    assert slower.tolist() == [[1, 1, 1], [0.25, 0.25, 0.25]]
 
 
 def test_layers_are_normalised_one_by_one():
@@ -142,14 +193,16 @@ def test_orthogonal_starts_stay_so_by_retraction():
     np.testing.assert_allclose(w @ w.mT, np.broadcast_to(np.eye(5), w.shape), atol=1e-5)
 
 
-def test_a_transformer_sorts_by_layers_that_keep_a_unit_variance():
+def test_a_transformer_sorts_by_layers_that_keep_a_unit_variance_or_add_little():
     rows = data.to_sort(4, 6)
     assert (jnp.diff(rows.test[1], axis=1) >= 0).all()
     posed = problems.transformer("post-norm", 2, rows, width=8)
+    near = problems.transformer("pre-norm", 2, rows, width=8, branch=1e-3)
     params = posed.init(jax.random.key(0), False)
-    h = jax.jit(posed.apply)(params, rows.test[0][:3])
+    h, same = jax.jit(lambda *of: (posed.apply(*of), near.apply(*of)))(params, rows.test[0][:3])
     assert h.shape == (3, 4, 8)
     np.testing.assert_allclose(jnp.var(h, -1), 1, rtol=1e-3)
+    assert 0 < distance(same, near.first(params["first"], rows.test[0][:3])) < 0.02
 
 
 def test_statistics_by_hand():
@@ -159,7 +212,14 @@ def test_statistics_by_hand():
     assert found["p"] == pytest.approx(0.0742, abs=1e-4)  # t = 3.464 with 2 degrees of freedom
     assert statistics.helps(found)
     assert statistics.paired([1.0, 1.0], [1.0, 1.0])["p"] == 1
+    assert statistics.paired([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])["p"] == 0.25  # three signs
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_runs_that_miss_the_target_count_alike_for_all_schemes():
+    row = {"accuracy": [[0, 0]] * 2, "nats": [[2.0, 0.9], [2.0, 1.1]], "target": 1.0, "every": 5}
+    row |= {"units": 3.0, "horizon": 75.0}
+    assert comparisons.values(row, "time").tolist() == [-30, -75]
 
 
 def test_all_methods_name_one_that_exists():
@@ -173,13 +233,15 @@ def test_a_run_is_tuned_confirmed_written_and_drawn(tmp_path, monkeypatch, capsy
 
     def curves(level):
         def one(rate, seed):
-            end = level + 0.1 * (rate > 0.005) + 1e-3 * jnp.sin(seed * (1 + level))
-            line = end * jnp.array([0.5, 1.0])
+            seed = jnp.float32(seed)  # threads have types promoted as strictly as all tests
+            end = level + jnp.where(rate > 0.005, 0.1, 0.0) + 1e-3 * jnp.sin(seed * (1 + level))
+            line = end * jnp.array([0.5, 1.0], jnp.float32)
             return training.Curves(1 - line, line, 1 - line, line)
 
         return jax.vmap(one)
 
     def by_method(problem, method, recipe, *, stages):
+        assert jax.config.jax_default_matmul_precision == "float32"  # in threads too
         return curves(0.7 if method.way == "staged" else 0.5)
 
     monkeypatch.setattr(training, "program", by_method)
@@ -187,15 +249,20 @@ def test_a_run_is_tuned_confirmed_written_and_drawn(tmp_path, monkeypatch, capsy
     pixels = tmp_path / "digits.npz"
     np.savez(pixels, data=DRAW.integers(17, size=(40, 4)), target=np.arange(40) % 10)
     output = tmp_path / "out.json"
-    options = f"--preset smoke --digits {pixels} --output {output}"
+    options = f"--preset smoke --threads 2 --digits {pixels} --output {output}"
     monkeypatch.setattr("sys.argv", ["deep_stack.py", *options.split()])
     deep_stack.main()
     results = json.loads(output.read_text())
     assert {row["rate"] for row in results["rows"]} == {1e-2}
-    assert [c["confirmed"] for c in results["comparisons"]] == [True, True, True, False]
+    found = [c["confirmed"] for c in results["comparisons"]]
+    assert found == [True, True, True, False, False, False]  # the last: three of pipelines
     assert results["comparisons"][1]["again"]["mean"] == pytest.approx(0.2, abs=0.01)
     assert results["pipeline"][0]["steps"] == [10, 10]
-    assert "confirmed" in capsys.readouterr().out
+    assert all(row["edge"] for row in results["rows"])
+    assert results["left_out"] == []
+    printed = capsys.readouterr().out
+    assert "confirmed" in printed
+    assert "1e-02*" in printed
     monkeypatch.setattr("sys.argv", ["deep_stack.py", "--draw", str(output)])
     deep_stack.main()
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
