@@ -108,10 +108,16 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
         "preset": json.loads(json.dumps(preset)),
     } | {name: [] for name in ("rows", "pipeline", "comparisons", "left_out")}
+    earlier = 0.0
+    if options.resume and options.output.exists():
+        kept = json.loads(options.output.read_text())
+        results |= {name: kept[name] for name in ("rows", "pipeline", "comparisons")}
+        earlier = kept["seconds"]
     rows, pipelines = results["rows"], results["pipeline"]
+    there = {settings.key_of(row) for row in rows + pipelines}
 
     def write() -> None:
-        results["seconds"] = time.perf_counter() - began
+        results["seconds"] = earlier + time.perf_counter() - began
         options.output.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 
     def build(make: Any, rates: tuple[float, ...]) -> Grid | None:
@@ -120,10 +126,27 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
         with jax.default_matmul_precision("float32"):  # not the 10 bits that GPUs take by default
             return Grid(make(), preset, rates)  # in here, as each thread has its own default
 
-    grids: dict[int, Grid] = {}
+    every = {settings.key(place, name): (place, make)
+             for place, name, make in settings.jobs(preset, digits)}  # fmt: skip
+    grids: dict[Any, Grid] = {}
+
+    def again(row: dict[str, Any]) -> Any:
+        """Curves of other seeds; of a row that an earlier run made, by its program built anew."""
+        own = settings.key_of(row)
+        if own not in grids and own in every and not out_of_time():
+            place, make = every[own]
+            rates = preset.rates if isinstance(place, settings.Stack) else place.rates
+            grids[own] = grid = Grid(make(), preset, rates)
+            grid.rate = row["rate"]
+        return None if own not in grids or out_of_time() else grids[own].again()
+
     with ThreadPoolExecutor(max(options.threads, 1)) as pool:
         waiting = []
         for place, name, make in settings.jobs(preset, digits):
+            if settings.key(place, name) in there or place.name not in (
+                options.only or [place.name]
+            ):
+                continue
             rates = preset.rates if isinstance(place, settings.Stack) else place.rates
             task = partial(build, make, rates)
             ready = pool.submit(task).result if options.threads else task
@@ -139,7 +162,7 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
             else:
                 row = piped(grid, place, *name)
                 pipelines.append(row)
-            grids[id(row)] = grid
+            grids[settings.key_of(row)] = grid
             mean, error = statistics.mean_and_error(values(row, "end"))
             print(
                 f"{time.perf_counter() - began:6.0f} s  {row['stack']:21} {name!s:20} rate "
@@ -147,12 +170,10 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
                 f"({grid.compilation:.1f} + {grid.seconds:.1f} s)",
                 flush=True,
             )
-            results["comparisons"] = comparisons.compared(rows, pipelines)
+            results["comparisons"] = comparisons.compared(rows, pipelines, results["comparisons"])
             write()
-    comparisons.confirm(
-        results["comparisons"], rows, pipelines,
-        lambda row: None if out_of_time() else grids[id(row)].again(),
-    )  # fmt: skip
+    with jax.default_matmul_precision("float32"):
+        comparisons.confirm(results["comparisons"], rows, pipelines, again)
     write()
     return results
 
@@ -165,6 +186,8 @@ def main() -> None:
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help="3/4 to start rows in, 1/4 for repetitions"
     )
+    parser.add_argument("--only", nargs="+", metavar="STACK", help='such as "tanh 300"')
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --output holds")
     parser.add_argument("--output", type=Path, default=Path("runs") / "deep_stack.json")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="print and draw a finished run")
     parser.add_argument("--picture", type=Path, help="PNG for --draw; None: next to the JSON")

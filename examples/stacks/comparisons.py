@@ -57,15 +57,24 @@ def _pairs(rows: list[Row], pipelines: list[Row]) -> list[tuple[Row, Row, str]]:
     return found
 
 
-def compared(rows: list[Row], pipelines: list[Row]) -> list[Row]:
-    """Paired differences, with p corrected for the number of all."""
+NAMES = ("stack", "method", "against", "measure", "delay", "delay_against")
+
+
+def compared(rows: list[Row], pipelines: list[Row], before: list[Row]) -> list[Row]:
+    """Paired differences, with p corrected for the number of all.
+
+    Repetitions of comparisons `before` are kept.
+    """
+    repeated = {tuple(c.get(name) for name in NAMES): c["again"] for c in before}
     found = []
     for row, other, measure in _pairs(rows, pipelines):
         names = {"stack": row["stack"], "method": row["method"], "against": other["method"]}
         if measure == "time":
             names |= {"delay": row["delay"], "delay_against": other["delay"]}
         difference = statistics.paired(values(row, measure), values(other, measure))
-        found.append(names | {"measure": measure, **difference, "again": None, "confirmed": False})
+        names["measure"] = measure
+        again = repeated.get(tuple(names.get(name) for name in NAMES))
+        found.append(names | difference | {"again": again, "confirmed": False})
     for c, p in zip(found, statistics.holm([c["p"] for c in found]), strict=True):
         c["p_holm"] = p
     return found
@@ -91,6 +100,9 @@ def confirm(
     tried = []
     for c, (row, other, measure) in zip(comparisons, _pairs(rows, pipelines), strict=True):
         if not statistics.helps(c):
+            continue
+        if c["again"]:
+            tried.append(c)
             continue
         new, peer = repeated(row), repeated(other)
         if new and peer:

@@ -44,6 +44,10 @@ METHODS = {
     "orthogonal-dyson": Method(
         "orthogonal start + dyson", "dyson", orthogonal=True, against="orthogonal"
     ),
+    "orthogonal-warmed": Method("orthogonal start, slow start", "plain", "warmed", orthogonal=True),
+    "orthogonal-warmed-dyson": Method(
+        "the same + dyson", "dyson", "warmed", orthogonal=True, against="orthogonal-warmed"
+    ),
     "warmed-dyson": Method("slow start + dyson", "dyson", "warmed", against="warmed"),
     "highway": Method("Highway-BP, order 2", "highway", against="adam"),
     "truncated": Method("truncated after one stage", "truncated"),

@@ -9,10 +9,14 @@ from stacks.training import Recipe
 
 POST_NORM = (
     "sgd", "adam", "warmed", "normalised", "orthogonal", "isometry", "dyson", "chain", "ghost",
-    "gated", "warmed-dyson", "normalised-chain", "orthogonal-dyson", "orthogonal-gated", "highway",
-    "truncated", "staged",
+    "gated", "warmed-dyson", "normalised-chain", "orthogonal-dyson", "orthogonal-gated",
+    "orthogonal-warmed", "orthogonal-warmed-dyson", "highway", "truncated", "staged",
 )  # fmt: skip
-PLAIN = tuple(n for n in METHODS if n not in ("highway", "truncated", "staged", "warmed-dyson"))
+PLAIN = (
+    "sgd", "adam", "warmed", "normalised", "orthogonal", "retracted", "isometry", "dyson", "chain",
+    "ghost", "gated", "lookahead", "normalised-chain", "orthogonal-chain", "orthogonal-gated",
+    "orthogonal-dyson",
+)  # fmt: skip
 RESIDUAL = (
     "sgd", "adam", "normalised", "orthogonal", "dyson", "chain", "ghost", "gated", "lookahead",
     "normalised-chain", "highway", "truncated", "staged",
@@ -129,6 +133,16 @@ def problem(place: Stack | Pipeline, digits: data.Split) -> problems.Problem:
         return problems.transformer(name, depth, rows, width=width, branch=branch)
     branch = None if place.kind == "tanh" else 0.1
     return problems.multilayer(name, depth, digits, width=width, branch=branch)
+
+
+def key(place: Stack | Pipeline, name: Any) -> tuple[Any, ...]:
+    """Which row it is; synchronous training has no delay."""
+    method, delay = (name, None) if isinstance(place, Stack) else name
+    return place.name, method, None if method == "synchronous" else delay
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["stack"], row["method"], row.get("delay")
 
 
 def jobs(preset: Preset, digits: data.Split) -> list[tuple[Stack | Pipeline, Any, Any]]:
