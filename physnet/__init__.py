@@ -17,6 +17,7 @@ from physnet import greens as greens
 from physnet import hyperbolic as hyperbolic
 from physnet import moe as moe
 from physnet import scattering as scattering
+from physnet import symplectic as symplectic
 from physnet import teleport as teleport
 from physnet import time_reversal as time_reversal
 
