@@ -1,0 +1,1 @@
+"""Parts of time_reversal.py: three systems, their training, comparisons, a table, a picture."""
