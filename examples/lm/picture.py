@@ -9,6 +9,7 @@ from lm.results import Experts, Gate, Result
 
 COLOURS = (
     "#4c6a92", "#c8553d", "#e0a458", "#5f8a6b", "#8a6fa8", "#5b5b5b", "#6fb0b8", "#c98fa9",
+    "#a3b18a",
 )  # fmt: skip
 INK, FAINT = "#2b2b2b", "#d9d9d9"
 

@@ -112,6 +112,10 @@ DEPTH = (
         "bk-isometry",
         "\nIsometry: BK-Core with a penalty on blocks that change lengths, in no loss shown here.",
     ),
+    (
+        "bk-reversible",
+        "\nReversible: BK-Core that rebuilds the activations of each block in its backward pass.",
+    ),
 )
 """What the table says of rows with these names."""
 

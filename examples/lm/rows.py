@@ -15,8 +15,9 @@ ABLATIONS = (
     ("bk-attention", "gated attention only", {"mixer": False}),
     ("bk-dense", "dense attention only", {"mixer": False, "density": 1.0}),
 )
-DEPTH = ("bk-teleport", "bk-isometry")
-"""BK-Core whose gradients jump over blocks, and with a penalty on blocks that keep no lengths."""
+DEPTH = ("bk-teleport", "bk-isometry", "bk-reversible")
+"""BK-Core whose gradients jump over blocks, with a penalty on blocks that keep no lengths, and of
+blocks that keep no activations."""
 
 PIECE = 256
 """Characters of a window that the isometry penalty sees at most."""
@@ -83,6 +84,9 @@ def models(settings: Settings, vocab_size: int) -> list[Model]:
             rows.append(_teleporting(settings, vocab_size, target))
         if settings.ablate or "bk-isometry" in settings.rows:
             rows.append(_isometric(settings, vocab_size, target))
+        if settings.ablate or "bk-reversible" in settings.rows:
+            label = "BK-Core, reversible"
+            rows.append(_bk_core(settings, vocab_size, target, DEPTH[2], label, reversible=True))
         return rows
     except ValueError as error:
         raise UserError(f"these sizes make no model: {error}") from error

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from lm.errors import UserError
 
 Preset = Literal["smoke", "cpu", "gpu"]
-RowName = Literal["ppmd", "transformer", "bk", "bk-experts", "bk-teleport", "bk-isometry"]
+RowName = Literal[
+    "ppmd", "transformer", "bk", "bk-experts", "bk-teleport", "bk-isometry", "bk-reversible"
+]
 
 
 def _require(group: str | None, settings: Any, name: str, sound: Any, expected: str) -> None:
@@ -138,9 +140,10 @@ class Settings:
     """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
     """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts, it
-    with gradients that jump over blocks, it with a penalty on blocks that change lengths."""
+    with gradients that jump over blocks, it with a penalty on blocks that change lengths, it with
+    blocks that keep no activations."""
     ablate: bool = False
-    """Also a row for each mechanism of BK-Core left out, and for jumping gradients and isometry."""
+    """Also a row for each mechanism of BK-Core left out, and for what acts over its depth."""
     text: Path | None = None
     """A UTF-8 text of your own instead of Shakespeare's plays."""
     directory: Path | None = None

@@ -20,10 +20,13 @@ Params = dict[str, Any]
 SITES = 5  # dropout sites of a block
 
 
+Stream = Any  # (B, T, W); of a reversible model the pair (position, momentum) of such
+
+
 class Passed(NamedTuple):
     """The stream after a block, and what the block reports; None where there is none of it."""
 
-    x: jax.Array  # (B, T, W)
+    x: Stream
     score: jax.Array | None  # (B, T, N)
     expert: jax.Array | None  # (B, T, k)
 
@@ -31,14 +34,47 @@ class Passed(NamedTuple):
 def block(
     config: BKCoreConfig,
     layer: Params,
-    x: Float[Array, "B T W"],
+    x: Stream,
     drop: Drop,
     implementation: _dispatch.Implementation | None,
 ) -> Passed:
-    """x += mixer(norm(x)) + attention(norm(x)), x += feed_forward(norm(x))."""
-    score, y = tokens_mixed(config, layer, x, drop, implementation)
-    x, expert = feed_forward(config, layer, x + y, at(drop, 4))
+    """x += mixer(norm(x)) + attention(norm(x)), x += feed_forward(norm(x)).
+
+    Of a reversible model the first reads the position and kicks the momentum, the second reads the
+    momentum and moves the position.
+    """
+    score, y = tokens_mixed(config, layer, read(config, x), drop, implementation)
+    x, expert = fed(config, layer, kicked(config, x, y), at(drop, 4))
     return Passed(x, score, expert)
+
+
+def begin(config: BKCoreConfig, x: Float[Array, "B T W"]) -> Stream:
+    """The stream before the first block."""
+    return (x, x) if config.reversible else x
+
+
+def end(config: BKCoreConfig, x: Stream) -> Float[Array, "B T W"]:
+    """What is read out after the last block."""
+    return 0.5 * (x[0] + x[1]) if config.reversible else x
+
+
+def read(config: BKCoreConfig, x: Stream) -> Float[Array, "B T W"]:
+    """What mixer and attention see."""
+    return x[0] if config.reversible else x
+
+
+def kicked(config: BKCoreConfig, x: Stream, y: Float[Array, "B T W"]) -> Stream:
+    """The stream with what mixer and attention add."""
+    return (x[0], x[1] + y) if config.reversible else x + y
+
+
+def fed(config: BKCoreConfig, layer: Params, x: Stream, drop: Drop) -> tuple[Stream, Any]:
+    """The stream with what the feed-forward adds, and the experts of each token (B, T, k)."""
+    if not config.reversible:
+        y, expert = feed_forward(config, layer, x, drop)
+        return x + y, expert
+    y, expert = feed_forward(config, layer, x[1], drop)
+    return (x[0] + y, x[1]), expert
 
 
 def layer_params(params: Params, index: int) -> Params:
@@ -49,12 +85,12 @@ def layer_params(params: Params, index: int) -> Params:
 def feed_forward(
     config: BKCoreConfig, layer: Params, x: Float[Array, "B T W"], drop: Drop
 ) -> tuple[Float[Array, "B T W"], jax.Array | None]:
-    """x + mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
+    """mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
     h = rms_norm(x, layer["norm_mlp"])
     if not config.experts:
-        return x + drop(_experts.mlp(layer["mlp"], h), 0), None
+        return drop(_experts.mlp(layer["mlp"], h), 0), None
     y, expert = _experts.apply(config, layer, h)
-    return x + drop(y, 0), expert
+    return drop(y, 0), expert
 
 
 def tokens_mixed(

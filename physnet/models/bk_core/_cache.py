@@ -174,13 +174,13 @@ def extend(
     ring = cache.layers[0].ring
     if ring is not None and ring.key.dtype != dtype:
         raise ValueError(f"dtype must be the cache's {ring.key.dtype}, got {jnp.dtype(dtype)}")
-    x = embed(params["token"], tokens, dtype)
+    x = _block.begin(config, embed(params["token"], tokens, dtype))
     position = cache.length + jnp.arange(time, dtype=jnp.int32)
     silent = dropout(0.0, None)
     layers, full = [], jnp.zeros((batch,), bool)
     for index, old in enumerate(cache.layers):
         layer = _block.layer_params(params, index)
-        h = rms_norm(x, layer["norm_mixer"])
+        h = rms_norm(_block.read(config, x), layer["norm_mixer"])
         mixed = mixer.apply(
             layer["mixer"],
             h,
@@ -189,16 +189,16 @@ def extend(
             implementation=implementation,
         )
         new = old._replace(state=mixed.state)
-        x = x + mixed.output
+        x = _block.kicked(config, x, mixed.output)
         if config.attention:
             attended, new, over = _attend(
                 config, layer["attention"], h, mixed.openness, position, new, implementation
             )
-            x = x + attended
+            x = _block.kicked(config, x, attended)
             full = full | over
-        x, _ = _block.feed_forward(config, layer, x, silent)
+        x, _ = _block.fed(config, layer, x, silent)
         layers.append(new)
-    logits = _model.readout(params, x)
+    logits = _model.readout(params, _block.end(config, x))
     logits = jnp.where(full[:, None, None], jnp.full_like(logits, jnp.nan), logits)
     return logits, Cache(tuple(layers), cache.length + time)
 

@@ -32,6 +32,13 @@ class BKCoreConfig:
     for 1; "gated" measures it in each pass by two probes of the first 256 tokens of the first
     sequence, and jumps only where it is at least 1/2. Strengths of the order 1 / layers^2 keep
     gradients of the same order. 0 compiles to a model without.
+
+    `reversible` splits the stream into position and momentum: mixer and attention read the position
+    and kick the momentum, the feed-forward reads that and moves the position, both on a lattice of
+    2^-22 (`symplectic.coupled_scan`). The backward pass rebuilds the stream of each block, to the
+    bit, from that of the next: the memory of activations does not grow with `layers`, for two more
+    forward passes. Positions and momenta must stay below 2^9. Jumping gradients need what is not
+    kept: with `teleport` > 0 activations are stored, as in a model that is not reversible.
     """
 
     vocab_size: int
@@ -54,6 +61,7 @@ class BKCoreConfig:
     route_dim: int = 8
     teleport: float = 0.0
     teleport_mode: Literal["dyson", "chain", "gated"] = "dyson"
+    reversible: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "chains"):

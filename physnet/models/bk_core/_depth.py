@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from physnet import _dispatch, _varying, dyson, teleport
 from physnet.models._tokens import check_tokens, embed
-from physnet.models.bk_core._block import SITES, Params, block
+from physnet.models.bk_core._block import SITES, Params, Stream, begin, block
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn.layers import Drop, dropout
 
@@ -28,13 +28,13 @@ def still(strength: ArrayLike) -> bool:
 def jumping(
     config: BKCoreConfig,
     params: Params,
-    x: Float[Array, "B T W"],
+    x: Stream,
     strength: ArrayLike,
     *,
     key: jax.Array | None,
     implementation: _dispatch.Implementation | None,
     report: bool,
-) -> tuple[jax.Array, Any]:
+) -> tuple[Stream, Any]:
     """The stream after all blocks, and their (score, expert) with layers on axis 0.
 
     "gated" measures rho in this very pass, on a piece of one sequence: that costs about three
@@ -43,9 +43,9 @@ def jumping(
     """
     stack = jnp.arange(config.layers, dtype=jnp.int32), params["layers"]
 
-    def one(own: Any, x: jax.Array) -> Any:
+    def one(own: Any, x: Stream) -> Any:
         index, layer = own
-        return block(config, layer, x, _dropout(config.dropout, key, index), implementation)
+        return block(config, layer, x, dropout_at(config.dropout, key, index), implementation)
 
     def step(own: Any, h: Any) -> Any:
         x, reports = h
@@ -88,7 +88,8 @@ def probe_layers(
 ) -> dyson.LayerProbes:
     """What each block does to a small change of its stream, sequence by sequence.
 
-    `dyson.probe_layers` of the blocks, whose Jacobians J_l are those of whole sequences, d = T W.
+    `dyson.probe_layers` of the blocks, whose Jacobians J_l are those of whole sequences, d = T W,
+    of a reversible model of both halves of its stream, d = 2 T W.
     rho near 1 and a small self-energy say that jumps of `BKCoreConfig.teleport` carry news.
 
     Args:
@@ -193,15 +194,26 @@ def _blocks(config: BKCoreConfig, params: Params, tokens: jax.Array, key: jax.Ar
             f"tokens must have at most {PIECE} positions, of longer ones attention has no "
             f"derivatives of second order; got {tokens.shape[1]}: pass pieces"
         )
-    x = embed(params["token"], tokens, dtype)
+    x = _whole(config, begin(config, embed(params["token"], tokens, dtype)))
     return _layer(config), x, jax.random.split(_like(key, x), len(x))
 
 
+def _whole(config: BKCoreConfig, x: Stream) -> jax.Array:
+    """A stream as one array, the batch first: (B, T, W) or (B, 2, T, W)."""
+    return jnp.stack(x, 1) if config.reversible else x
+
+
 def _layer(config: BKCoreConfig) -> Any:
-    return lambda own, x: block(config, own, x[None], dropout(0.0, None), "xla").x[0]
+    """A block on one sequence's stream, as one array."""
+
+    def one(own: Params, x: jax.Array) -> jax.Array:
+        stream = (x[:1], x[1:]) if config.reversible else x[None]
+        return _whole(config, block(config, own, stream, dropout(0.0, None), "xla").x)[0]
+
+    return one
 
 
-def _dropout(rate: float, key: jax.Array | None, index: jax.Array) -> Drop:
+def dropout_at(rate: float, key: jax.Array | None, index: jax.Array) -> Drop:
     """`nn.layers.dropout` at the sites of a block of which only the computation knows the index."""
     if key is None or rate == 0.0:
         return lambda x, site: x
@@ -214,9 +226,10 @@ def _dropout(rate: float, key: jax.Array | None, index: jax.Array) -> Drop:
     return drop
 
 
-def _rho(config: BKCoreConfig, params: Params, x: jax.Array) -> jax.Array:
+def _rho(config: BKCoreConfig, params: Params, x: Stream) -> jax.Array:
     """tr J / d of each block (L,), by two probes of the first sequence's beginning."""
-    layers, x = lax.stop_gradient((params["layers"], x[0, :PIECE]))
+    x = _whole(config, x)[0, ..., :PIECE, :]
+    layers, x = lax.stop_gradient((params["layers"], x))
     key = _like(jax.random.key(0), x)
     return dyson.probe_layers(_layer(config), layers, x, key=key, probes=2).rho
 

@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from physnet import _dispatch, scattering
 from physnet.models._tokens import check_tokens, embed
-from physnet.models.bk_core import _block, _depth, _experts
+from physnet.models.bk_core import _block, _depth, _experts, _reversible
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
 from physnet.nn import mixer
-from physnet.nn.layers import Drop, accurate, dropout, rms_norm
+from physnet.nn.layers import accurate, dropout, rms_norm
 
 
 def init(config: BKCoreConfig, key: jax.Array) -> Params:
@@ -108,7 +108,8 @@ def apply(
 
     Each layer is x += mixer(norm(x)) + attention(norm(x)), x += mlp(norm(x)) with squared ReLU, or
     with experts in its place. With `config.teleport` gradients also jump over blocks, as
-    `teleport.scan` has it; logits are the same up to rounding.
+    `teleport.scan` has it; logits are the same up to rounding. With `config.reversible` no block
+    keeps activations; with `return_info` they do, and logits may differ by the lattice's 2^-22.
 
     Args:
         config: the sizes.
@@ -146,22 +147,17 @@ def apply(
         True
     """
     check_tokens(tokens)
-    drop = dropout(config.dropout, key)
-    x = embed(params["token"], tokens, dtype)
+    x = _block.begin(config, embed(params["token"], tokens, dtype))
     strength = config.teleport if teleport is None else teleport
-    if _depth.still(strength):
-        x, reports = _in_turn(config, params, x, drop, implementation, report=return_info)
+    options: Any = {"key": key, "implementation": implementation}
+    reports = None, None
+    if not _depth.still(strength):
+        x, reports = _depth.jumping(config, params, x, strength, report=return_info, **options)
+    elif config.reversible and not return_info:
+        x = _reversible.stream(config, params, x, **options)
     else:
-        x, reports = _depth.jumping(
-            config,
-            params,
-            x,
-            strength,
-            key=key,
-            implementation=implementation,
-            report=return_info,
-        )
-    logits = readout(params, x)
+        x, reports = _in_turn(config, params, x, report=return_info, **options)
+    logits = readout(params, _block.end(config, x))
     if not return_info:
         return logits
     score, expert = reports
@@ -219,14 +215,14 @@ def calibrate(
     place = key if config.experts else None
     if not config.attention and place is None:
         return params
-    x = embed(params["token"], tokens, dtype)
+    x = _block.begin(config, embed(params["token"], tokens, dtype))
     found = []
     for index in range(config.layers):
         layer, new = _block.layer_params(params, index), {}
         if config.attention:
             openness = mixer.apply(
                 layer["mixer"],
-                rms_norm(x, layer["norm_mixer"]),
+                rms_norm(_block.read(config, x), layer["norm_mixer"]),
                 groups=config.heads,
                 implementation=implementation,
             ).openness
@@ -238,13 +234,14 @@ def calibrate(
             )
             names = ("ceiling", "threshold")
             new["attention"] = {name: layer["attention"][name] for name in names}
-        _, y = _block.tokens_mixed(config, layer, x, dropout(0.0, None), implementation)
-        x = x + y
+        seen, silent = _block.read(config, x), dropout(0.0, None)
+        _, y = _block.tokens_mixed(config, layer, seen, silent, implementation)
+        x = _block.kicked(config, x, y)
         if place is not None:
-            h = rms_norm(x, layer["norm_mlp"])
+            h = rms_norm(x[1] if config.reversible else x, layer["norm_mlp"])
             new["route"] = {"centroids": _experts.place(layer, h, jax.random.fold_in(place, index))}
             layer["route"] |= new["route"]
-        x, _ = _block.feed_forward(config, layer, x, dropout(0.0, None))
+        x, _ = _block.fed(config, layer, x, silent)
         found.append(new)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
     layers = params["layers"]
@@ -287,13 +284,14 @@ def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
 def _in_turn(
     config: BKCoreConfig,
     params: Params,
-    x: jax.Array,
-    drop: Drop,
-    implementation: _dispatch.Implementation | None,
+    x: _block.Stream,
     *,
+    key: jax.Array | None,
+    implementation: _dispatch.Implementation | None,
     report: bool,
-) -> tuple[jax.Array, Any]:
+) -> tuple[_block.Stream, Any]:
     """The stream after all blocks, and their (score, expert) with layers on axis 0."""
+    drop = dropout(config.dropout, key)
     reports = []
     for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
         layer = _block.layer_params(params, index)

@@ -1,0 +1,43 @@
+"""BK-Core's blocks as halves of a leapfrog step, whose backward pass rebuilds the stream.
+
+Shapes: B batch, T time, W width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from physnet import _dispatch, symplectic
+from physnet.models.bk_core import _block
+from physnet.models.bk_core._block import Params, Stream
+from physnet.models.bk_core._config import BKCoreConfig
+from physnet.models.bk_core._depth import dropout_at
+
+LATTICE = symplectic.Lattice(2**22)  # embeddings start at 0.02; room for streams up to 512
+
+
+def stream(
+    config: BKCoreConfig,
+    params: Params,
+    x: Stream,
+    *,
+    key: jax.Array | None,
+    implementation: _dispatch.Implementation | None,
+) -> Stream:
+    """The stream after all blocks, of which no block keeps anything."""
+
+    def own(given: Any) -> tuple[Params, Any]:
+        index, layer = given
+        return layer, dropout_at(config.dropout, key, index)
+
+    def kick(_: Any, position: jax.Array, given: Any) -> jax.Array:
+        layer, drop = own(given)
+        return _block.tokens_mixed(config, layer, position, drop, implementation)[1]
+
+    def drift(_: Any, momentum: jax.Array, given: Any) -> jax.Array:
+        layer, drop = own(given)
+        return _block.feed_forward(config, layer, momentum, _block.at(drop, 4))[0]
+
+    each = jnp.arange(config.layers, dtype=jnp.int32), params["layers"]
+    return symplectic.coupled_scan(kick, drift, x, None, each, steps=config.layers, lattice=LATTICE)
