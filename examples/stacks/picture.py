@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from stacks.methods import METHODS
 from stacks.pipeline import MICROBATCHES, SCHEMES, units_per_step
 
-PALETTE = [plt.get_cmap("tab20")(i) for i in range(20)]
+PALETTE = [plt.get_cmap(name)(i) for name in ("tab10", "Dark2", "Set2") for i in range(8)]
 
 
 def save(results: dict[str, Any], path: Path) -> Path:
@@ -21,23 +21,22 @@ def save(results: dict[str, Any], path: Path) -> Path:
     hard = [name for name in stacks if not name.startswith("residual")][:2]
     draws = [(name, False) for name in stacks] + [(name, True) for name in hard]
     lines = list(dict.fromkeys(row["stack"] for row in results["pipeline"]))
-    panels = len(draws) + 1 + len(lines)
-    columns = min(3, panels)
-    rows = -(-panels // columns)
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"})
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(5 * columns, 4 * rows), layout="constrained", squeeze=False
-    )
-    axes = list(axes.flat)
+    rows = -(-(len(draws) + 1) // 4)
+    figure = plt.figure(figsize=(15, 3.2 * rows + 5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.2 * rows, 5))
+    axes = list(above.subplots(rows, 4, squeeze=False).flat)
     for axis, (name, seconds) in zip(axes, draws, strict=False):
         own = [row for row in results["rows"] if row["stack"] == name]
         _curves(axis, name, own, seconds=seconds)
-    _differences(axes[len(draws)], results["comparisons"])
-    for axis, name in zip(axes[len(draws) + 1 :], lines, strict=False):
-        _pipeline(axis, [row for row in results["pipeline"] if row["stack"] == name])
-    for axis in axes[panels:]:
+    _legend(axes[len(draws)], {row["method"] for row in results["rows"]})
+    for axis in axes[len(draws) :]:
         axis.set_axis_off()
-    for axis in axes[:panels]:
+    others = list(below.subplots(1, 1 + len(lines), squeeze=False).flat)
+    _differences(others[0], results["comparisons"])
+    for axis, name in zip(others[1:], lines, strict=True):
+        _pipeline(axis, [row for row in results["pipeline"] if row["stack"] == name])
+    for axis in axes + others:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -49,15 +48,26 @@ def _curves(axis: Any, name: str, rows: list[dict[str, Any]], *, seconds: bool) 
     for row in rows:
         curve = np.mean(row["accuracy"], 0)
         last = row["seconds_per_run"] if seconds else row["every"] * len(curve)
-        index = list(METHODS).index(row["method"])
         axis.plot(
-            last * np.arange(1, len(curve) + 1) / len(curve), curve, lw=1.3, label=row["method"],
-            ls="--" if METHODS[row["method"]].against else "-", color=PALETTE[index % 20],
-        )  # fmt: skip
+            last * np.arange(1, len(curve) + 1) / len(curve), curve, lw=1.3, **_style(row["method"])
+        )
     unit = "seconds a run" if seconds else "step"
     axis.set(title=name, xlabel=unit, ylabel="test accuracy", ylim=(0, 1))
     axis.locator_params(axis="x", nbins=5)
-    axis.legend(frameon=False, fontsize=6, ncols=2)
+
+
+def _style(method: str) -> dict[str, Any]:
+    index = list(METHODS).index(method)
+    dashed = METHODS[method].against is not None
+    return {"ls": "--" if dashed else "-", "color": PALETTE[index % len(PALETTE)]}
+
+
+def _legend(axis: Any, methods: set[str]) -> None:
+    """All methods once, dashed where they teleport."""
+    for method in METHODS:
+        if method in methods:
+            axis.plot([], [], label=method, **_style(method))
+    axis.legend(frameon=False, fontsize=7, ncols=2, loc="center")
 
 
 def _differences(axis: Any, comparisons: list[dict[str, Any]]) -> None:
@@ -69,7 +79,7 @@ def _differences(axis: Any, comparisons: list[dict[str, Any]]) -> None:
     axis.set_yticks(
         [-i for i in range(len(chosen))],
         [f"{c['stack']}: {c['method']} - {c['against']}" for c in chosen],
-        fontsize=5,
+        fontsize=6,
     )
     axis.set(
         title="accuracy gained at the end, ±2 standard errors\n(orange: confirmed on fresh seeds)"
@@ -104,6 +114,6 @@ def _pipeline(axis: Any, rows: list[dict[str, Any]]) -> None:
             labels.append(f"{row['method']}, {detail}: {taken}")
     axis.set_yticks([-i for i in range(len(labels))], labels, fontsize=7)
     axis.set(
-        title=f"{rows[0]['stack']}: time to {rows[0]['target']} nats\n(hollow: missed)",
+        title=f"{rows[0]['stack']}\ntime to {rows[0]['target']} nats (hollow: missed)",
         xlabel="passes of a batch through a stage",
     )

@@ -1,6 +1,7 @@
-"""Layers: pure functions over parameter dicts (`mixer`, `attention`), and thin NNX shells."""
+"""Layers: pure functions over parameter dicts, and thin NNX shells of some."""
 
 from physnet.nn import attention as attention
+from physnet.nn import hamiltonian as hamiltonian
 from physnet.nn import layers as layers
 from physnet.nn import mixer as mixer
 from physnet.nn._module import Calibrated as Calibrated

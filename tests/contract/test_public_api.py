@@ -11,8 +11,8 @@ import pytest
 PUBLIC = {
     "physnet": "attention birman_schwinger dyson greens hyperbolic models moe nn optim scattering "
     "symplectic teleport time_reversal",
-    "physnet.symplectic": "Info Lattice LatticeState check coupled_scan echo energy inverse leapfrog "
-    "reversible_scan",
+    "physnet.symplectic": "Info Lattice LatticeState check coupled_scan echo energy inverse "
+    "leapfrog reversible_scan",
     "physnet.symplectic.echo": "check_conservative gradient finite_gradient",
     "physnet.time_reversal": "reverse_trajectory reverse_sequence consistency_loss",
     "physnet.greens": "diagonal left ldos window propagate solve resolvent lanczos ldos_lanczos "
@@ -38,7 +38,8 @@ PUBLIC = {
     "TeleportedLookaheadState polar_factor orthogonal_initializer orthogonal_retraction",
     "physnet.teleport": "scan gradients",
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
-    "attention layers mixer",
+    "attention hamiltonian layers mixer",
+    "physnet.nn.hamiltonian": "init apply positions",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
     "extend init_cache fit_cache Cache LayerCache isometry_penalty probe_layers",
     "physnet.models.transformer": "TransformerConfig init apply init_cache extend Cache",

@@ -1,0 +1,1 @@
+"""Parts of long_sequences.py: data, model, training, measurements, a picture."""
