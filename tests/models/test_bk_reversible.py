@@ -38,7 +38,8 @@ def value_and_gradient(config, params, tokens, key=None, stored=False, dtype=jnp
         logits = found[0] if stored else found
         return jnp.mean(jnp.sin(logits)), logits
 
-    return jax.value_and_grad(loss, has_aux=True)(params)
+    with jax.default_matmul_precision("float32"):  # GPUs round operands to 10 bits by default
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
 
 @pytest.mark.parametrize("name", CHANGES)
