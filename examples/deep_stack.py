@@ -143,6 +143,8 @@ def run(preset: Preset, options: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(max(options.threads, 1)) as pool:
         waiting = []
         for place, name, make in settings.jobs(preset, digits):
+            if options.methods and name not in options.methods:
+                continue
             if settings.key(place, name) in there or place.name not in (
                 options.only or [place.name]
             ):
@@ -186,6 +188,8 @@ def main() -> None:
     parser.add_argument(
         "--budget", type=float, metavar="SECONDS", help="3/4 to start rows in, 1/4 for repetitions"
     )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="of stacks")
+    parser.add_argument("--rates", nargs="+", type=float, help="in place of the preset's")
     parser.add_argument("--only", nargs="+", metavar="STACK", help='such as "tanh 300"')
     parser.add_argument("--resume", action="store_true", help="keep the rows that --output holds")
     parser.add_argument("--output", type=Path, default=Path("runs") / "deep_stack.json")
@@ -201,7 +205,9 @@ def main() -> None:
         print(f"\nwritten: {picture.save(results, path)}")
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    table.show(run(PRESETS[options.preset], options))
+    preset = PRESETS[options.preset]
+    preset = preset._replace(rates=tuple(options.rates or preset.rates))
+    table.show(run(preset, options))
     print(f"\nwritten: {options.output}")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 Way = Literal["plain", "dyson", "chain", "ghost", "gated", "highway", "truncated", "staged"]
+Start = Literal["gaussian", "orthogonal", "matched", "deepnorm"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Method:
     label: str
     way: Way = "plain"
     optimiser: Literal["sgd", "adam", "warmed", "normalised", "lookahead"] = "adam"
-    orthogonal: bool = False
+    start: Start = "gaussian"
     retract: bool = False
     isometry: float = 0.0
     against: str | None = None
@@ -24,9 +25,9 @@ METHODS = {
     "adam": Method("backpropagation, Adam"),
     "warmed": Method("backpropagation, Adam, slow start", optimiser="warmed"),
     "normalised": Method("gradients normalised a layer", optimiser="normalised"),
-    "orthogonal": Method("orthogonal start, Adam", orthogonal=True),
-    "retracted": Method("orthogonal start, retraction", orthogonal=True, retract=True),
-    "isometry": Method("isometry penalty", isometry=1.0),
+    "orthogonal": Method("orthogonal start, Adam", start="orthogonal"),
+    "retracted": Method("orthogonal start, retraction", start="orthogonal", retract=True),
+    "isometry": Method("isometry penalty, weight 1", isometry=1.0),
     "dyson": Method("teleport: dyson", "dyson", against="adam"),
     "chain": Method("teleport: chain", "chain", against="adam"),
     "ghost": Method("teleport: ghost, annealed", "ghost", against="adam"),
@@ -36,18 +37,24 @@ METHODS = {
         "normalised a layer + chain", "chain", "normalised", against="normalised"
     ),
     "orthogonal-chain": Method(
-        "orthogonal start + chain", "chain", orthogonal=True, against="orthogonal"
+        "orthogonal start + chain", "chain", start="orthogonal", against="orthogonal"
     ),
     "orthogonal-gated": Method(
-        "orthogonal start + gated", "gated", orthogonal=True, against="orthogonal"
+        "orthogonal start + gated", "gated", start="orthogonal", against="orthogonal"
     ),
     "orthogonal-dyson": Method(
-        "orthogonal start + dyson", "dyson", orthogonal=True, against="orthogonal"
+        "orthogonal start + dyson", "dyson", start="orthogonal", against="orthogonal"
     ),
-    "orthogonal-warmed": Method("orthogonal start, slow start", "plain", "warmed", orthogonal=True),
+    "orthogonal-warmed": Method(
+        "orthogonal start, slow start", "plain", "warmed", start="orthogonal"
+    ),
     "orthogonal-warmed-dyson": Method(
-        "the same + dyson", "dyson", "warmed", orthogonal=True, against="orthogonal-warmed"
+        "the same + dyson", "dyson", "warmed", start="orthogonal", against="orthogonal-warmed"
     ),
+    "matched": Method("Gaussian of the orthogonal start's norms", start="matched"),
+    "matched-dyson": Method("the same + dyson", "dyson", start="matched", against="matched"),
+    "deepnorm": Method("DeepNorm, Adam", start="deepnorm"),
+    "deepnorm-dyson": Method("DeepNorm + dyson", "dyson", start="deepnorm", against="deepnorm"),
     "warmed-dyson": Method("slow start + dyson", "dyson", "warmed", against="warmed"),
     "highway": Method("Highway-BP, order 2", "highway", against="adam"),
     "truncated": Method("truncated after one stage", "truncated"),

@@ -10,7 +10,8 @@ from stacks.training import Recipe
 POST_NORM = (
     "sgd", "adam", "warmed", "normalised", "orthogonal", "isometry", "dyson", "chain", "ghost",
     "gated", "warmed-dyson", "normalised-chain", "orthogonal-dyson", "orthogonal-gated",
-    "orthogonal-warmed", "orthogonal-warmed-dyson", "highway", "truncated", "staged",
+    "orthogonal-warmed", "orthogonal-warmed-dyson", "matched", "matched-dyson", "deepnorm",
+    "deepnorm-dyson", "highway", "truncated", "staged",
 )  # fmt: skip
 PLAIN = (
     "sgd", "adam", "warmed", "normalised", "orthogonal", "retracted", "isometry", "dyson", "chain",
@@ -125,12 +126,15 @@ PRESETS = {
 }  # fmt: skip
 
 
-def problem(place: Stack | Pipeline, digits: data.Split) -> problems.Problem:
+def problem(
+    place: Stack | Pipeline, digits: data.Split, *, deepnorm: bool = False
+) -> problems.Problem:
     name, depth, width = place.name, place.depth, place.width
     if place.kind.endswith("-norm"):
         branch = None if place.kind == "post-norm" else 0.1
         rows = data.to_sort(8, 16)
-        return problems.transformer(name, depth, rows, width=width, branch=branch)
+        skip = (2 * depth) ** 0.25 if deepnorm else 1.0
+        return problems.transformer(name, depth, rows, width=width, branch=branch, skip=skip)
     branch = None if place.kind == "tanh" else 0.1
     return problems.multilayer(name, depth, digits, width=width, branch=branch)
 
@@ -151,9 +155,15 @@ def jobs(preset: Preset, digits: data.Split) -> list[tuple[Stack | Pipeline, Any
     for place in (*preset.stacks[:3], *preset.pipelines, *preset.stacks[3:]):
         posed = problem(place, digits)
         if isinstance(place, Stack):
+            scaled = problem(place, digits, deepnorm=True)
             for name in place.methods:
+                deepnorm = METHODS[name].start == "deepnorm"
                 make = partial(
-                    training.program, posed, METHODS[name], place.recipe, stages=preset.stages
+                    training.program,
+                    scaled if deepnorm else posed,
+                    METHODS[name],
+                    place.recipe,
+                    stages=preset.stages,
                 )
                 rows.append((place, name, make))
             continue

@@ -76,7 +76,7 @@ def program(problem: Problem, method: Method, recipe: Recipe, *, stages: int = 8
 
     def one(rate, seed):
         start, draw = jax.random.split(jax.random.key(seed))
-        params = problem.init(start, method.orthogonal)
+        params = problem.init(start, method.start)
         rule = optimiser(method, rate, params, steps=recipe.steps)
 
         def step(carry, number):
