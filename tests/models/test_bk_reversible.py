@@ -78,6 +78,20 @@ def test_decoding_gives_the_same_logits():
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=2e-4)
 
 
+def test_what_the_lattice_cannot_hold_gives_nan():
+    config, params = model()
+    run = jax.jit(bk_core.apply, static_argnums=0)
+    usual = run(config, params, TOKENS)
+    lost = jnp.isnan(run(config, params, TOKENS.at[0, 5].set(11)))  # no such token
+    np.testing.assert_array_equal(lost[0].all(-1), jnp.arange(12) >= 5)
+    assert not lost[0, :5].any() and not lost[1].any() and not jnp.isnan(usual).any()
+    layers = params["layers"]
+    for factor in (jnp.nan, 1e5):  # the first is met on the way, the second leads beyond 512
+        mlp = layers["mlp"] | {"down": layers["mlp"]["down"].at[1].multiply(factor)}
+        found = run(config, params | {"layers": layers | {"mlp": mlp}}, TOKENS)
+        assert jnp.isnan(found).all()
+
+
 def test_gradients_can_jump_too_and_blocks_can_be_probed():
     config, params = model()
     plain = value_and_gradient(config, params, TOKENS)[1]

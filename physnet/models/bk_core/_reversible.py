@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from physnet import _dispatch, symplectic
 from physnet.models.bk_core import _block
@@ -25,7 +26,11 @@ def stream(
     key: jax.Array | None,
     implementation: _dispatch.Implementation | None,
 ) -> Stream:
-    """The stream after all blocks, of which no block keeps anything."""
+    """The stream after all blocks, of which no block keeps anything.
+
+    NaN from a position on that begins as NaN, and everywhere where the lattice was left or a block
+    gave NaN: its integers have none, and would go on with wrong ones.
+    """
 
     def own(given: Any) -> tuple[Params, Any]:
         index, layer = given
@@ -40,4 +45,9 @@ def stream(
         return _block.feed_forward(config, layer, momentum, _block.at(drop, 4))[0]
 
     each = jnp.arange(config.layers, dtype=jnp.int32), params["layers"]
-    return symplectic.coupled_scan(kick, drift, x, None, each, steps=config.layers, lattice=LATTICE)
+    options: Any = {"steps": config.layers, "lattice": LATTICE, "return_info": True}
+    found, info = symplectic.coupled_scan(kick, drift, x, None, each, **options)
+    unknown = jnp.isnan(x[0]).any(-1, keepdims=True)
+    lost = lax.cummax(unknown.astype(jnp.int32), axis=1) > 0
+    lost = lost | ~(info.largest < info.limit)
+    return jax.tree.map(lambda half: jnp.where(lost, jnp.full_like(half, jnp.nan), half), found)
