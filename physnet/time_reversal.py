@@ -117,6 +117,9 @@ def consistency_loss(
 
         L = mean_t d(h_t^fwd, h_t^bwd)
 
+    On an exactly reversible map (`symplectic`) this is 0 whatever the parameters, and so is its
+    gradient: it is for a forward and a backward head, or for dynamics with friction.
+
     Args:
         forward: (..., d), for "hyperbolic" tangent coordinates at the origin (`hyperbolic.polar`):
             every vector is a state, and nothing has to stay inside a ball.

@@ -105,10 +105,10 @@ def _unkick(
 ) -> tuple[Any, list[Array]]:
     """Undoes a kick by the force or, with `drift`, a drift by the velocity of the momentum."""
     (still, moved), (of_still, of_moved), sums, (of_h, of_friction) = carry
-    function, friction = plan.force, operands.friction
+    function: Any = plan.velocity if drift else plan.force
+    friction = None if drift else operands.friction
     if drift:
         still, moved, of_still, of_moved = moved, still, of_moved, of_still
-        function, friction = plan.velocity, None
     share = weight * _trajectory.signed(plan, operands)
     arguments: Any = (operands.captured, operands.params)
     (here,) = _trajectory.values(plan, (still,))

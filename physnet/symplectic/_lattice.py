@@ -112,8 +112,12 @@ def _through_jvp(primals, tangents):
 
 
 def snapped(lattice: Lattice, value: Any, bits: Any) -> Any:
-    """The values of bits, whose gradients go to `value`."""
-    return jax.tree.map(lambda x, n: _through(x, read(lattice, n, x.dtype)), value, bits)
+    """The values of bits, whose gradients go to `value`; NaN where that is, which bits are not."""
+
+    def each(x: Array, n: Array) -> Array:
+        return _through(x, jnp.where(jnp.isnan(x), x, read(lattice, n, x.dtype)))
+
+    return jax.tree.map(each, value, bits)
 
 
 def check_state(lattice: Lattice, state: Any) -> None:

@@ -218,6 +218,8 @@ def _differentiable(plan: _trajectory.Plan) -> Any:
         state = value if plan.lattice is None else bits
         token = [x.reshape(-1)[:1] for x in jax.tree.leaves(value)]
         state, info = _trajectory.run(plan, operands, state)
+        if plan.track:  # bits cannot tell of a NaN at the start
+            info = info._replace(largest=jnp.maximum(info.largest, _trajectory.largest(value)))
         value = _trajectory.values(plan, state)
         kept = _backwards.Residuals(operands, state, info.start, token)
         return (value, None if plan.lattice is None else state, info), kept

@@ -136,15 +136,15 @@ def run(plan: Plan, operands: Operands, state: Any) -> tuple[Any, _info.Info]:
         narrow = min(_lattice.limit(plan.lattice, t) for t in jax.tree.leaves(plan.dtypes))
         ceiling = jnp.full((), narrow, jnp.float32)
 
+    def bound(function: Any) -> Any:
+        return function and (lambda _, x, u: function(operands.captured, operands.params, x, u))
+
     def body(carry, given):
         state, far = carry
         if plan.lattice is not None:
             state, reached = advance(plan, operands, state, given, h)
         else:
-            force, velocity = (
-                f and (lambda _, x, u, f=f: f(operands.captured, operands.params, x, u))
-                for f in (plan.force, plan.velocity)
-            )
+            force, velocity = bound(plan.force), bound(plan.velocity)
             state = _leapfrog.through(
                 *(plan.stages, force, state, None, given, h),
                 friction=operands.friction,

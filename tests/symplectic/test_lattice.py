@@ -271,6 +271,16 @@ def test_check_under_checkify_and_vmap():
         error.throw()
 
 
+@lattices
+def test_nan_at_the_start_is_not_forgotten(lattice):
+    state = (jnp.array([1.0, jnp.nan]), jnp.zeros(2))
+    assert jnp.isnan(lattice.quantise(state).value[0]).tolist() == [False, True]
+    options = {"steps": 2, "step_size": 0.1, "lattice": lattice, "return_info": True}
+    _, info = symplectic.reversible_scan(spring, state, 1.0, **options)
+    with pytest.raises(FloatingPointError):
+        symplectic.check(info)
+
+
 def test_checksums_see_one_bit_and_the_order():
     lattice = LATTICES[0]
     start = lattice.quantise((jnp.arange(4.0), jnp.ones(4)))

@@ -37,8 +37,9 @@ class BKCoreConfig:
     and kick the momentum, the feed-forward reads that and moves the position, both on a lattice of
     2^-22 (`symplectic.coupled_scan`). The backward pass rebuilds the stream of each block, to the
     bit, from that of the next: the memory of activations does not grow with `layers`, for two more
-    forward passes. Positions and momenta must stay below 2^9. Jumping gradients need what is not
-    kept: with `teleport` > 0 activations are stored, as in a model that is not reversible.
+    forward passes. Positions and momenta must stay below 2^9: else all logits are NaN. Jumping
+    gradients need what is not kept: with `teleport` > 0 activations are stored, as in a model that
+    is not reversible.
     """
 
     vocab_size: int

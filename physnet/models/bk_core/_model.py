@@ -109,7 +109,8 @@ def apply(
     Each layer is x += mixer(norm(x)) + attention(norm(x)), x += mlp(norm(x)) with squared ReLU, or
     with experts in its place. With `config.teleport` gradients also jump over blocks, as
     `teleport.scan` has it; logits are the same up to rounding. With `config.reversible` no block
-    keeps activations; with `return_info` they do, and logits may differ by the lattice's 2^-22.
+    keeps activations; with `return_info` they do, and logits differ by the lattice's 2^-22, which
+    blocks amplify.
 
     Args:
         config: the sizes.
@@ -150,7 +151,7 @@ def apply(
     x = _block.begin(config, embed(params["token"], tokens, dtype))
     strength = config.teleport if teleport is None else teleport
     options: Any = {"key": key, "implementation": implementation}
-    reports = None, None
+    reports: Any = (None, None)
     if not _depth.still(strength):
         x, reports = _depth.jumping(config, params, x, strength, report=return_info, **options)
     elif config.reversible and not return_info:

@@ -46,8 +46,9 @@ def stream(
 
     each = jnp.arange(config.layers, dtype=jnp.int32), params["layers"]
     options: Any = {"steps": config.layers, "lattice": LATTICE, "return_info": True}
-    found, info = symplectic.coupled_scan(kick, drift, x, None, each, **options)
     unknown = jnp.isnan(x[0]).any(-1, keepdims=True)
+    known = jax.tree.map(lambda half: jnp.where(unknown, jnp.zeros_like(half), half), x)
+    found, info = symplectic.coupled_scan(kick, drift, known, None, each, **options)
     lost = lax.cummax(unknown.astype(jnp.int32), axis=1) > 0
     lost = lost | ~(info.largest < info.limit)
     return jax.tree.map(lambda half: jnp.where(lost, jnp.full_like(half, jnp.nan), half), found)
