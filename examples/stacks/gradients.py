@@ -65,7 +65,8 @@ def by_scan(problem: Problem, method: Method) -> Gradients:
             penalty = jax.vmap(
                 lambda h, key: dyson.isometry_penalty(problem.layer, params["layers"], h, key=key)
             )(h[:2], jax.random.split(keys[1], 2))
-            return value[0] + method.isometry * jnp.mean(penalty)
+            # Its trace term is d / 2 times a squared change of lengths.
+            return value[0] + method.isometry / h[0].size * jnp.mean(penalty)
 
         # Totals of "dyson" grow as exp(depth sqrt(strength)), those of "chain" as depth * strength.
         strengths = {"chain": 1 / depth, "ghost": problem.ghost}

@@ -27,7 +27,7 @@ METHODS = {
     "normalised": Method("gradients normalised a layer", optimiser="normalised"),
     "orthogonal": Method("orthogonal start, Adam", start="orthogonal"),
     "retracted": Method("orthogonal start, retraction", start="orthogonal", retract=True),
-    "isometry": Method("isometry penalty, weight 1", isometry=1.0),
+    "isometry": Method("isometry penalty, weight 1 / d", isometry=1.0),
     "dyson": Method("teleport: dyson", "dyson", against="adam"),
     "chain": Method("teleport: chain", "chain", against="adam"),
     "ghost": Method("teleport: ghost, annealed", "ghost", against="adam"),
