@@ -83,7 +83,7 @@ PRESETS = {
             every=10, held=16,
         ),
     ),
-    "cpu": Preset(),
+    "cpu": Preset(text=Text(shares=(1.0, 0.1))),
     "gpu": Preset(
         Oscillators(seeds=20, tuning_seeds=6, updates=1500, weights=(0.01, 0.1, 1.0, 10.0)),
         Fields(
