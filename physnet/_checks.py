@@ -56,6 +56,17 @@ def concrete(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def one_positive(name: str, value: Any, dtype: Any) -> jax.Array:
+    """`value` as a scalar of this dtype; an error where it is known not to be positive, finite."""
+    array = jnp.asarray(value, dtype)
+    known = concrete(array)
+    if array.size != 1:
+        raise ValueError(f"{name} must be one number, got shape {array.shape}")
+    if known is not None and not np.all((known > 0) & (known < np.inf)):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return array.reshape(())
+
+
 def broadcast(**shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Common broadcast shape of named shapes, or a ValueError that lists them."""
     try:

@@ -83,13 +83,5 @@ def as_curvature(curvature: Any, dtype: jnp.dtype) -> jax.Array:
     return jnp.asarray(array).astype(dtype)
 
 
-def one_curvature(curvature: Any, dtype: jnp.dtype) -> jax.Array:
-    """The curvature as a scalar; an error where it is not one number."""
-    c = as_curvature(curvature, dtype)
-    if c.size != 1:
-        raise ValueError(f"curvature must be one number, got shape {c.shape}")
-    return c.reshape(())
-
-
 def _rank(array: jax.Array, rank: int) -> jax.Array:
     return array.reshape((1,) * (rank - array.ndim) + array.shape)

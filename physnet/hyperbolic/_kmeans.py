@@ -81,7 +81,7 @@ def kmeans(
     _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
     in_ball = coordinates == "ball"
     dtype, wide = _arguments.dtypes(points)
-    c = _arguments.one_curvature(curvature, wide)
+    c = _checks.one_positive("curvature", curvature, wide)
     tangents = points.astype(wide)
     if in_ball:
         tangents = poincare.logmap0(tangents, curvature=c)

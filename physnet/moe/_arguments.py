@@ -3,21 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
-
-from physnet import _checks
-
-
-def one_curvature(value: Any, dtype: Any) -> Array:
-    """The curvature as a scalar; an error where it is known not to be one positive number."""
-    c = jnp.asarray(value, dtype)
-    known = _checks.concrete(c)
-    if c.size != 1:
-        raise ValueError(f"curvature must be one number, got shape {c.shape}")
-    if known is not None and not np.all((known > 0) & (known < np.inf)):
-        raise ValueError(f"curvature must be positive and finite, got {value!r}")
-    return c.reshape(())
 
 
 def numbers(name: str, value: Any) -> Array:

@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks
-from physnet.moe import _arguments
 
 
 def ball_expert(
@@ -61,7 +60,7 @@ def ball_expert(
             f"x must have shape (m, d) and centroid (d,), got {x.shape} and {centroid.shape}"
         )
     wide = jnp.float64 if jnp.float64 in (x.dtype, centroid.dtype) else jnp.float32
-    root = jnp.sqrt(_arguments.one_curvature(curvature, wide))
+    root = jnp.sqrt(_checks.one_positive("curvature", curvature, wide))
     mu = centroid.astype(wide)
     inside = network(translated(x.astype(wide), -mu, root).astype(x.dtype))
     if jnp.shape(inside) != x.shape:

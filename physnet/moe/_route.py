@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from physnet import _checks, _dispatch
 from physnet.hyperbolic import polar, tree
-from physnet.moe import _arguments, _search
+from physnet.moe import _search
 
 PAYS = 2**20  # token-centroid pairs; on an H100 both take as long at 2^18
 
@@ -112,7 +112,7 @@ def route(
     wide = any(x.dtype == jnp.float64 for x in (tokens, centroids))
     dtype = jnp.float64 if wide else jnp.float32
     tokens, centroids = tokens.astype(dtype), centroids.astype(dtype)
-    c = _arguments.one_curvature(curvature, dtype)
+    c = _checks.one_positive("curvature", curvature, dtype)
     found = _found(*lax.stop_gradient((tokens, centroids, c)), top_k, search, implementation)
     # Not what the search found: these have gradients.
     chosen = centroids[found.index]

@@ -57,8 +57,8 @@ class Lattice:
         _checks.one_of("dtype", self.dtype, tuple(_SCALES))
         if self.dtype == "int64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(
-                "dtype 'int64' needs 64-bit types, jax.config.update('jax_enable_x64', True), "
-                "got jax_enable_x64=False"
+                "dtype 'int64' needs 64-bit types, the option jax_enable_x64 of JAX "
+                "(JAX_ENABLE_X64=1 in the environment), got False"
             )
         if self.scale is None:
             object.__setattr__(self, "scale", _SCALES[self.dtype])

@@ -63,6 +63,11 @@ def read(config: BKCoreConfig, x: Stream) -> Float[Array, "B T W"]:
     return x[0] if config.reversible else x
 
 
+def moving(config: BKCoreConfig, x: Stream) -> Float[Array, "B T W"]:
+    """What the feed-forward sees."""
+    return x[1] if config.reversible else x
+
+
 def kicked(config: BKCoreConfig, x: Stream, y: Float[Array, "B T W"]) -> Stream:
     """The stream with what mixer and attention add."""
     return (x[0], x[1] + y) if config.reversible else x + y
@@ -70,11 +75,8 @@ def kicked(config: BKCoreConfig, x: Stream, y: Float[Array, "B T W"]) -> Stream:
 
 def fed(config: BKCoreConfig, layer: Params, x: Stream, drop: Drop) -> tuple[Stream, Any]:
     """The stream with what the feed-forward adds, and the experts of each token (B, T, k)."""
-    if not config.reversible:
-        y, expert = feed_forward(config, layer, x, drop)
-        return x + y, expert
-    y, expert = feed_forward(config, layer, x[1], drop)
-    return (x[0] + y, x[1]), expert
+    y, expert = feed_forward(config, layer, moving(config, x), drop)
+    return (x[0] + y, x[1]) if config.reversible else x + y, expert
 
 
 def layer_params(params: Params, index: int) -> Params:

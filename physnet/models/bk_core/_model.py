@@ -239,7 +239,7 @@ def calibrate(
         _, y = _block.tokens_mixed(config, layer, seen, silent, implementation)
         x = _block.kicked(config, x, y)
         if place is not None:
-            h = rms_norm(x[1] if config.reversible else x, layer["norm_mlp"])
+            h = rms_norm(_block.moving(config, x), layer["norm_mlp"])
             new["route"] = {"centroids": _experts.place(layer, h, jax.random.fold_in(place, index))}
             layer["route"] |= new["route"]
         x, _ = _block.fed(config, layer, x, silent)
