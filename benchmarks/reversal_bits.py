@@ -3,8 +3,10 @@
     python benchmarks/reversal_bits.py                     # 10^6 steps, minutes on two cores
     python benchmarks/reversal_bits.py --steps 10000       # seconds
     python benchmarks/reversal_bits.py --checks 20000      # on a GPU, where a step takes longer
+    JAX_ENABLE_X64=1 python benchmarks/reversal_bits.py --lattices int64 --add
 
---checks is the length of all but the first comparison below, by default that of all.
+--checks is the length of all but the first comparison below, by default that of all. --add keeps
+the rows that --output holds and adds to them.
 
 For each force (an MLP, the gradient of a potential, attention), dtype of its parameters and
 lattice: how many elements of the state differ in their bits after the way there and back, both in
@@ -29,7 +31,7 @@ import numpy as np
 from physnet import symplectic
 
 RESULTS = Path(__file__).parent / "results" / "reversal_bits.json"
-LATTICES = ("int32", "float32")
+LATTICES = ("int32", "float32", "int64")  # the last needs x64; its states are float64
 STEP = 0.05
 
 
@@ -92,6 +94,8 @@ def differ(a, b):
 def measure(name, dtype, lattice, steps, checks, rows, size):
     """One row of the table."""
     params, state = problem(dtype, rows, size)
+    wide = lattice == "int64"
+    state = jax.tree.map(lambda x: x.astype("float64" if wide else "float32"), state)
     lattice = symplectic.Lattice(dtype=lattice)
     options = {"steps": steps, "step_size": STEP, "lattice": lattice, "return_info": True}
     forward = functools.partial(symplectic.reversible_scan, FORCES[name], **options)
@@ -161,7 +165,8 @@ def main():
     parser.add_argument("--size", type=int, default=8)
     parser.add_argument("--forces", nargs="+", choices=FORCES, default=list(FORCES))
     parser.add_argument("--params", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--lattices", nargs="+", choices=LATTICES, default=list(LATTICES))
+    parser.add_argument("--lattices", nargs="+", choices=LATTICES, default=["int32", "float32"])
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     device = jax.devices()[0]
@@ -197,6 +202,13 @@ def main():
     }
     if args.checks:
         result["checks"] = args.checks
+    if args.add:
+        before = json.loads(args.output.read_text())
+        for same in ("device", "machine", "steps", "step_size", "shape"):
+            if before[same] != result[same]:
+                parser.error(f"--add: {args.output} has {same} {before[same]}, not {result[same]}")
+        before["lattice"] += rows
+        result = before
     args.output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {args.output}")
 

@@ -108,7 +108,10 @@ def _levels(key: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def moments(features: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and deviation of each feature over a batch."""
-    return features.mean(0, keepdims=True), features.std(0, keepdims=True) + 1e-3
+    varies = (variance := features.var(0, keepdims=True)) > 0
+    # A feature that is the same in all, as a share of exactly 0, would have a slope of 0 / 0.
+    deviation = jnp.where(varies, jnp.sqrt(jnp.where(varies, variance, 1.0)), 0.0)
+    return features.mean(0, keepdims=True), deviation + 1e-3
 
 
 def logits(

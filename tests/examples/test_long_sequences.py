@@ -9,7 +9,7 @@ import long_sequences
 import numpy as np
 import pytest
 from sequences import data, measure, training
-from sequences.model import Model, channels, pooled
+from sequences.model import Model, channels, moments, pooled
 
 MODEL = Model(depth=2, oscillators=4, width=2, windows=(8, 0))
 
@@ -65,6 +65,15 @@ def test_features_of_one_layer_against_numpy():
     np.testing.assert_allclose(channels(x)[..., 0], x)
     np.testing.assert_allclose(channels(x)[..., 1].std(1), 1, rtol=1e-2)
     assert np.all(np.sign(channels(x)[..., 2]) == np.sign(change))
+
+
+def test_a_feature_that_is_the_same_in_all_has_a_finite_slope():
+    features = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
+    _, deviation = moments(features)
+    want = np.std(np.asarray(features), 0) + 1e-3
+    np.testing.assert_allclose(deviation[0], want, rtol=1e-6)
+    slope = jax.grad(lambda f: jnp.sum((f - moments(f)[0])[:1] / moments(f)[1]))(features)
+    assert np.isfinite(np.asarray(slope)).all()
 
 
 def test_frozen_layers_stay_and_the_others_learn(waves):
