@@ -1,0 +1,1 @@
+"""Parts of holographic_codes.py: tilings under erasure, memories under loss, a picture."""
