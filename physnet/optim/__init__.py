@@ -12,3 +12,7 @@ from physnet.optim._orthogonal import orthogonal_retraction as orthogonal_retrac
 from physnet.optim._polar_factor import polar_factor as polar_factor
 from physnet.optim._sgd import RiemannianSGDState as RiemannianSGDState
 from physnet.optim._sgd import riemannian_sgd as riemannian_sgd
+from physnet.optim._stiefel_adam import StiefelAdamState as StiefelAdamState
+from physnet.optim._stiefel_adam import stiefel_adam as stiefel_adam
+from physnet.optim._stiefel_sgd import StiefelSGDState as StiefelSGDState
+from physnet.optim._stiefel_sgd import stiefel_sgd as stiefel_sgd
