@@ -13,6 +13,10 @@ the error after 100 steps on seeds of their own; where there is friction, the we
 without it is reported too. A star marks a weight or rate at the edge of its grid. The energy's
 error is that after 100 steps, as a share of the energy at the start: without friction, its drift.
 
+The same oscillators by a forward and a backward head over one trunk, two maps that are no inverses
+of one another by construction: trained on windows both ways, and with a loss of consistency between
+the forward pass and the backward pass from its end. No momentum is flipped here.
+
 A reaction-diffusion system, which is not reversible: a convolutional model learns the next state
 from 1 to 8 trajectories; from the same backwards too; and from both with a channel that tells the
 direction. Learning rates are chosen for each by the error of rollouts on seeds of their own.
@@ -40,10 +44,10 @@ import jax
 from lm import corpus as corpora
 from lm.corpus import Corpus
 from lm.errors import UserError
-from reversal_lab import comparisons, fields, oscillators, table, texts
+from reversal_lab import comparisons, fields, heads, oscillators, table, texts
 from reversal_lab.settings import PRESETS, Preset
 
-PARTS = ("oscillators", "fields", "text")
+PARTS = ("oscillators", "heads", "fields", "text")
 OUTPUT = Path("runs") / "time_reversal.json"
 
 
@@ -61,6 +65,8 @@ def rows(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, Any]
     """Those of the parts that are asked for, in order."""
     if "oscillators" in options.parts:
         yield from oscillators.rows(preset.oscillators)
+    if "heads" in options.parts:
+        yield from heads.rows(preset.oscillators)
     if "fields" in options.parts:
         yield from fields.rows(preset.fields)
     if "text" in options.parts:
@@ -97,11 +103,12 @@ def changed(preset: Preset, options: argparse.Namespace) -> Preset:
     """The preset with another number of seeds or updates."""
     changes = {name: getattr(options, name) for name in ("seeds", "updates")}
     changes = {name: value for name, value in changes.items() if value is not None}
-    return Preset(**{p: dataclasses.replace(getattr(preset, p), **changes) for p in PARTS})
+    parts = [field.name for field in dataclasses.fields(Preset)]
+    return Preset(**{p: dataclasses.replace(getattr(preset, p), **changes) for p in parts})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", type=int, help="how many")

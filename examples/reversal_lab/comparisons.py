@@ -7,7 +7,11 @@ import numpy as np
 from stacks import statistics
 
 Row = dict[str, Any]
-MEASURES = {"oscillators": ("near", "far", "energy"), "fields": ("one_step", "rollout")}
+MEASURES = {
+    "oscillators": ("near", "far", "energy"),
+    "heads": ("near", "far", "energy"),
+    "fields": ("one_step", "rollout"),
+}
 
 
 def pairs(rows: list[Row]) -> Iterator[tuple[Row, Row, str, str]]:

@@ -168,7 +168,13 @@ def measures(found: tuple[np.ndarray, ...], known: Data) -> dict[str, float]:
     return {name: float(np.clip(value, 1e-12, WORST)) for name, value in values.items()}
 
 
-def rows(s: Oscillators) -> Iterator[dict[str, Any]]:
+def rows(
+    s: Oscillators,
+    *,
+    part: str = "oscillators",
+    kinds: tuple[str, ...] = tuple(ROWS),
+    program: Callable[..., Any] = program,
+) -> Iterator[dict[str, Any]]:
     """A row for each way of training, friction and weight; `own` marks what its tuning chose.
 
     Weights are chosen by the far error on seeds of their own, at each friction. `frictionless`
@@ -177,8 +183,8 @@ def rows(s: Oscillators) -> Iterator[dict[str, Any]]:
     reported = list(range(s.seeds))
     seeds = reported + list(range(TUNING, TUNING + s.tuning_seeds))
     known = {(f, seed): data(f, seed, s) for f in s.frictions for seed in seeds}
-    weights = dict.fromkeys(ROWS, s.weights) | {"base": (0.0,), "reversed": (1.0,)}
-    runs = {k: list(itertools.product(s.frictions, weights[k], seeds)) for k in ROWS}
+    weights = dict.fromkeys(kinds, s.weights) | {"base": (0.0,), "reversed": (1.0,)}
+    runs = {k: list(itertools.product(s.frictions, weights[k], seeds)) for k in kinds}
 
     def job(kind):
         own = [known[f, seed] for f, _, seed in runs[kind]]
@@ -192,7 +198,7 @@ def rows(s: Oscillators) -> Iterator[dict[str, Any]]:
             program(kind, s), (*(jnp.asarray(x, jnp.float32) for x in columns), numbers)
         )
 
-    for kind, found, seconds in training.done({kind: job(kind) for kind in ROWS}):
+    for kind, found, seconds in training.done({kind: job(kind) for kind in kinds}):
         table = {
             run: measures(tuple(part[i] for part in found), known[run[0], run[2]])
             for i, run in enumerate(runs[kind])
@@ -204,7 +210,7 @@ def rows(s: Oscillators) -> Iterator[dict[str, Any]]:
         best = {f: min(weights[kind], key=lambda w, f=f: merit(f, w)) for f in s.frictions}
         for f, w in itertools.product(s.frictions, weights[kind]):
             yield {
-                "part": "oscillators",
+                "part": part,
                 "setting": f,
                 "row": kind,
                 "weight": w,

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 from stacks.statistics import mean_and_error
 
-from reversal_lab import fields, oscillators, texts
+from reversal_lab import fields, heads, oscillators, texts
 
 Row = dict[str, Any]
 COLOURS = {
@@ -26,6 +26,8 @@ def save(results: Row, path: Path) -> Path:
     parts = {row["part"] for row in results["rows"]}
     if "oscillators" in parts:
         draws += [(_ratios, measure) for measure in ("far", "energy")]
+    if "heads" in parts:
+        draws += [(_heads, measure) for measure in ("near", "far")]
     if "fields" in parts:
         draws += [(_fields, measure) for measure in ("one_step", "rollout")]
     if "text" in parts:
@@ -57,17 +59,29 @@ def _decades(axis: Any) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _ratios(axis: Any, results: Row, measure: str) -> None:
+def _heads(axis: Any, results: Row, measure: str) -> None:
+    _ratios(axis, results, measure, part="heads", title="two heads", labels=heads.ROWS)
+
+
+def _ratios(
+    axis: Any,
+    results: Row,
+    measure: str,
+    *,
+    part: str = "oscillators",
+    title: str = "two oscillators",
+    labels: dict[str, str] = oscillators.ROWS,
+) -> None:
     """Ratios to the row without reversal, at the weights that friction 0 asks for."""
     chosen = {
         (row["setting"], row["row"], row["weight"])
         for row in results["rows"]
-        if row["part"] == "oscillators" and row["frictionless"]
+        if row["part"] == part and row["frictionless"]
     }
     found = [
         c
         for c in results["comparisons"]
-        if (c["part"], c["measure"], c["against"]) == ("oscillators", measure, "base")
+        if (c["part"], c["measure"], c["against"]) == (part, measure, "base")
         and (c["setting"], c["row"], c["weight"]) in chosen
     ]
     settings = list(dict.fromkeys(c["setting"] for c in found))
@@ -77,16 +91,20 @@ def _ratios(axis: Any, results: Row, measure: str) -> None:
             if c["row"] == kind:
                 x = settings.index(c["setting"]) + 0.2 * (k - (len(kinds) - 1) / 2)
                 low, mid, high = np.exp(c["mean"] + 2 * c["error"] * np.array([-1, 0, 1]))
-                label = oscillators.ROWS[kind] if c["setting"] == settings[0] else None
+                label = labels[kind] if c["setting"] == settings[0] else None
                 axis.errorbar(
                     x, mid, yerr=[[mid - low], [high - mid]], fmt="o", ms=4, color=COLOURS[kind],
                     label=label,
                 )  # fmt: skip
     axis.axhline(1, color="0.7", lw=0.8, zorder=0)
     axis.set_xticks(range(len(settings)), [f"{s:g}" for s in settings])
-    what = {"far": f"square error after {oscillators.FAR} steps", "energy": "error of the energy"}
+    what = {
+        "near": f"square error after {oscillators.NEAR} steps",
+        "far": f"square error after {oscillators.FAR} steps",
+        "energy": "error of the energy",
+    }
     axis.set(
-        title=f"two oscillators: {what[measure]}\nagainst forward data only, ±2 standard errors",
+        title=f"{title}: {what[measure]}\nagainst {labels['base']}, ±2 standard errors",
         xlabel="friction", ylabel="ratio (below 1: reversal helps)", yscale="log",
     )  # fmt: skip
     _decades(axis)

@@ -4,14 +4,15 @@ from typing import Any
 
 from stacks.statistics import mean_and_error
 
-from reversal_lab import fields, oscillators, texts
+from reversal_lab import fields, heads, oscillators, texts
 from reversal_lab.comparisons import shown
 
 Row = dict[str, Any]
 
 
 def show(results: Row) -> None:
-    for part, print_part in (("oscillators", _oscillators), ("fields", _fields), ("text", _text)):
+    parts = {"oscillators": _oscillators, "heads": _heads, "fields": _fields, "text": _text}
+    for part, print_part in parts.items():
         rows = [row for row in results["rows"] if row["part"] == part]
         if rows:
             print_part(rows, [c for c in results["comparisons"] if c["part"] == part])
@@ -41,17 +42,27 @@ def _line(comparisons: list[Row], row: Row, names: dict[str, str]) -> None:
             print(f"    against {against}: {cells}")
 
 
-def _oscillators(rows: list[Row], comparisons: list[Row]) -> None:
+def _heads(rows: list[Row], comparisons: list[Row]) -> None:
+    _oscillators(rows, comparisons, title="two heads", labels=heads.ROWS)
+
+
+def _oscillators(
+    rows: list[Row],
+    comparisons: list[Row],
+    *,
+    title: str = "oscillators",
+    labels: dict[str, str] = oscillators.ROWS,
+) -> None:
     names = {"near": f"at {oscillators.NEAR}", "far": f"at {oscillators.FAR}", "energy": "energy"}
     for setting in dict.fromkeys(row["setting"] for row in rows):
         print(
-            f"\noscillators, friction {setting:<6}{'weight':>17} {'MSE at 10':>15} "
+            f"\n{f'{title}, friction {setting}':<30}{'weight':>17} {'MSE at 10':>15} "
             f"{'at 100':>16} {'energy error':>17} {'asymmetry':>16}"
         )
         for row in rows:
             if row["setting"] == setting and shown(row):
                 star = "*" if row["edge"] else " "
-                label = oscillators.ROWS[row["row"]] + ("" if row["own"] else " (weight of 0)")
+                label = labels[row["row"]] + ("" if row["own"] else " (weight of 0)")
                 weight = f"{row['weight']:g}{star}" if row["row"] != "base" else ""
                 print(
                     f"{label:42} {weight:>5} {_means(row, ('near', 'far', 'energy', 'asymmetry'))}"

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 import time_reversal
 from lm import corpus as corpora
-from reversal_lab import comparisons, fields, oscillators, settings, texts, training
+from reversal_lab import comparisons, fields, heads, oscillators, settings, texts, training
 
 SMOKE = settings.PRESETS["smoke"]
 SPRINGS = dataclasses.replace(SMOKE.oscillators, noise=0.0)
@@ -99,6 +99,51 @@ def test_a_rollout_that_ran_away_counts_as_the_worst():
     found = oscillators.measures((known.near, known.far * np.nan, np.float32(np.nan)), known)
     assert found["near"] == 1e-12
     assert found["far"] == found["energy"] == found["asymmetry"] == oscillators.WORST
+
+
+# A forward and a backward head
+
+
+def test_heads_pass_both_ways_over_one_trunk_and_the_loss_sees_that_they_differ():
+    params = heads.heads(jax.random.key(0), 8)
+    z = jax.random.normal(jax.random.key(1), (3, 4))
+    there = heads.passed(params, z, 0, steps=5, step=0.1)
+    assert there.shape == (6, 3, 4)
+    h = z
+    for w, b in params["trunk"]:
+        h = np.tanh(h @ w + b)
+    np.testing.assert_allclose(there[1], z + 0.1 * (h @ params["out"][0]), atol=1e-6)
+    again = heads.there_and_back(params, there, step=0.1)
+    np.testing.assert_array_equal(again[-1], there[-1])
+    back = heads.passed(params, there[-1], 1, steps=1, step=0.1)[-1]
+    np.testing.assert_allclose(again[-2], back, atol=1e-6)
+    assert jnp.abs(again[0] - z).max() > 0.01  # no inverse of the first, by construction
+
+
+def test_heads_are_trained_by_the_data_both_ways_and_by_the_loss():
+    train = jnp.asarray(oscillators.data(0.5, 0, SMOKE.oscillators).train, jnp.float32)
+    params, key = heads.heads(jax.random.key(0), 8), jax.random.key(1)
+
+    def slopes(kind, *weights):
+        objective = heads.loss(kind, SMOKE.oscillators)
+        slope = jax.jit(jax.grad(lambda p, weight: objective(p, key, train, weight)))
+        return [slope(params, jnp.float32(weight)) for weight in weights]
+
+    ((plain,), (none, heavy)) = slopes("base", 1.0), slopes("euclidean", 0.0, 5.0)
+    assert (jnp.abs(plain["out"]).max((1, 2)) > 0).all()  # of each head
+    (other,) = slopes("hyperbolic", 5.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, none)
+    assert jnp.abs(heavy["out"] - plain["out"]).max() > 1e-3
+    assert jnp.abs(heavy["out"] - other["out"]).max() > 1e-4
+
+
+def test_consistency_makes_the_heads_inverses_of_one_another():
+    s = dataclasses.replace(SMOKE.oscillators, updates=200)
+    known = oscillators.data(0.5, 0, s)
+    columns = (jnp.asarray(known.train, jnp.float32), jnp.asarray(known.start, jnp.float32))
+    run = jax.jit(heads.program("euclidean", s))
+    loose, tight = (run(*columns, jnp.float32(w), jnp.int32(0))[2] for w in (0.0, 10.0))
+    assert tight < 0.7 * loose
 
 
 # Reaction and diffusion
@@ -290,7 +335,7 @@ def test_a_run_is_written_and_drawn(tmp_path, monkeypatch, capsys):
     time_reversal.main()
     results = json.loads(output.read_text())
     parts = [row["part"] for row in results["rows"]]
-    assert [parts.count(part) for part in time_reversal.PARTS] == [12, 6, 3]
+    assert [parts.count(part) for part in time_reversal.PARTS] == [12, 10, 6, 3]
     row = results["rows"][-1]
     assert row["best_at"]["forward"] == [20, 20]
     assert row["values"]["forward"][0] == pytest.approx(1.5, abs=0.01)
@@ -298,12 +343,13 @@ def test_a_run_is_written_and_drawn(tmp_path, monkeypatch, capsys):
     assert {c["part"] for c in results["comparisons"]} == set(time_reversal.PARTS)
     printed = capsys.readouterr().out
     assert "consistency, hyperbolic" in printed
+    assert "two heads, friction 0.5" in printed
     assert "mixed less forward" in printed
     monkeypatch.setattr("sys.argv", [*arguments, "--parts", "fields", "--add"])
     time_reversal.main()
     added = json.loads(output.read_text())
     parts = [row["part"] for row in added["rows"]]
-    assert [parts.count(part) for part in time_reversal.PARTS] == [12, 6, 3]
+    assert [parts.count(part) for part in time_reversal.PARTS] == [12, 10, 6, 3]
     assert len(added["comparisons"]) == len(results["comparisons"])
     monkeypatch.setattr("sys.argv", ["time_reversal.py", "--draw", str(output)])
     time_reversal.main()
