@@ -1,0 +1,30 @@
+"""Holography: a boundary that stands for a bulk. Kernels, levels, memories and codes."""
+
+from physnet.holography import codes as codes
+from physnet.holography import memory as memory
+from physnet.holography import mera as mera
+from physnet.holography._causal import causal_to_boundary as causal_to_boundary
+from physnet.holography._causal import causal_to_bulk as causal_to_bulk
+from physnet.holography._contact import contact as contact
+from physnet.holography._dimension import conformal_dimension as conformal_dimension
+from physnet.holography._dimension import mass_squared as mass_squared
+from physnet.holography._exponentials import Exponentials as Exponentials
+from physnet.holography._exponentials import exponentials as exponentials
+from physnet.holography._kernel import bulk_to_boundary as bulk_to_boundary
+from physnet.holography._kernel import bulk_to_boundary_fourier as bulk_to_boundary_fourier
+from physnet.holography._lattice import all_levels as all_levels
+from physnet.holography._lattice import level_sizes as level_sizes
+from physnet.holography._levels import decode as decode
+from physnet.holography._levels import encode as encode
+from physnet.holography._protect import Recovery as Recovery
+from physnet.holography._protect import protect as protect
+from physnet.holography._protect import recover as recover
+from physnet.holography._surface import surface_decode as surface_decode
+from physnet.holography._surface import surface_encode as surface_encode
+from physnet.holography._surface import surface_slots as surface_slots
+from physnet.holography._surface_entropy import entanglement_entropy as entanglement_entropy
+from physnet.holography._surface_entropy import gram_entropy as gram_entropy
+from physnet.holography._transforms import to_boundary as to_boundary
+from physnet.holography._transforms import to_bulk as to_bulk
+from physnet.holography._witten import four_point as four_point
+from physnet.holography._witten import three_point as three_point
