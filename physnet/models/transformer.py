@@ -5,14 +5,16 @@ of a cache.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from physnet import _checks, _dispatch
+from physnet import _checks, _dispatch, holography
 from physnet.models._tokens import check_tokens, embed
+from physnet.nn import memory
 from physnet.nn.layers import accurate, dropout
 
 Params = dict[str, Any]
@@ -24,6 +26,10 @@ class TransformerConfig:
 
     `dropout` acts on the embedding, on what each part adds, and, with `drop_weights`, on the
     weights of attention, which no fused attention serves.
+
+    With `memory` each head attends through a boundary memory of this size, in `apply` and in
+    `extend`, whose cache then does not grow with the sequence (`holography.memory.configure` sizes
+    a budget of bytes). All tokens have mass 1, and weights of attention are not dropped.
     """
 
     vocab_size: int
@@ -34,6 +40,7 @@ class TransformerConfig:
     context: int = 64
     dropout: float = 0.0
     drop_weights: bool = True
+    memory: holography.memory.Config | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context"):
@@ -123,7 +130,8 @@ def apply(
 
     Returns:
         Logits (B, T, V); with `return_info` a pair of them and a dict that holds
-        `kept_pairs`, the share of causal pairs that attention computes (here 1).
+        `kept_pairs`, the share of causal pairs that attention computes (here 1; with a memory the
+        entries that it has room for, over the tokens so far).
 
     Raises:
         ValueError: tokens are not (B, T), or T is longer than the context.
@@ -151,14 +159,19 @@ def apply(
     drop = dropout(config.dropout, key)
     name = _dispatch.choose(
         "models.transformer.apply",
-        implementation,
+        "xla" if implementation is None and config.memory is not None else implementation,
         arrays=(tokens, params["token"]),
         dtype=dtype,
         head_dim=config.width // config.heads,
         weight_dropout=config.drop_weights and config.dropout > 0 and key is not None,
     )
+    if config.memory is not None and name != "xla":
+        raise NotImplementedError(f"attention through a memory is 'xla' only, got {name!r}")
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        if config.memory is not None:
+            own = functools.partial(holography.memory.attention, config=config.memory)
+            return jax.vmap(jax.vmap(own, 1, 1))(q, k, v)
         if name == "cudnn":
             return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
         q, k, v = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
@@ -172,13 +185,17 @@ def apply(
     logits = _logits(config, params, tokens, position, attend, drop, dtype)
     if not return_info:
         return logits
-    return logits, {"kept_pairs": jnp.ones((), jnp.float32)}
+    share = 1.0 if config.memory is None else memory.share(config.memory, time)
+    return logits, {"kept_pairs": jnp.asarray(share, jnp.float32)}
 
 
 class Cache(NamedTuple):
-    """Keys and values (B, N, C, D) of each layer, and the number of tokens behind them."""
+    """Keys and values (B, N, C, D) of each layer, and the number of tokens behind them.
 
-    layers: tuple[tuple[jax.Array, jax.Array], ...]
+    Of a model with a memory, that of each layer in their place.
+    """
+
+    layers: tuple[tuple[jax.Array, jax.Array] | holography.memory.Memory, ...]
     length: jax.Array  # int32
 
 
@@ -190,7 +207,7 @@ def init_cache(
     Args:
         config: the sizes.
         batch: B.
-        capacity: C, the most tokens that it can hold.
+        capacity: C, the most tokens that it can hold; with a memory, that it may be given.
         dtype: of keys and values.
 
     Returns:
@@ -203,6 +220,12 @@ def init_cache(
     _checks.positive_int("capacity", capacity)
     if capacity > config.context:
         raise ValueError(f"capacity must be at most context={config.context}, got {capacity}")
+    if config.memory is not None:
+        size = config.width // config.heads
+        held = memory.init(
+            config.memory, batch=batch, heads=config.heads, head_dim=size, dtype=dtype
+        )
+        return Cache((held,) * config.layers, jnp.zeros((), jnp.int32))
     empty = jnp.zeros((batch, config.heads, capacity, config.width // config.heads), dtype)
     return Cache(((empty, empty),) * config.layers, jnp.zeros((), jnp.int32))
 
@@ -247,14 +270,15 @@ def extend(
     """
     check_tokens(tokens)
     time = tokens.shape[1]
-    held = cache.layers[0][0]
+    first = cache.layers[0]
+    held = first.near.key if isinstance(first, holography.memory.Memory) else first[0]
     if held.shape[0] != tokens.shape[0]:
         raise ValueError(
             f"tokens must have the cache's batch size {held.shape[0]}, got {tokens.shape}"
         )
     if held.dtype != dtype:
         raise ValueError(f"dtype must be the cache's {held.dtype}, got {jnp.dtype(dtype)}")
-    capacity = held.shape[2]
+    capacity = config.context if config.memory is not None else held.shape[2]
     if time > capacity:
         raise ValueError(f"tokens must be at most the cache's {capacity}, got {time}")
     where = cache.length + jnp.arange(time, dtype=jnp.int32)
@@ -263,9 +287,14 @@ def extend(
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         q, *new = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
+        old = cache.layers[index]
+        if isinstance(old, holography.memory.Memory):
+            y, old = memory.over_heads(_decode, old, q, *new)
+            layers.append(old)
+            return jnp.swapaxes(y, 1, 2)
         k, v = (
-            jax.lax.dynamic_update_slice_in_dim(old, part, cache.length, axis=2)
-            for old, part in zip(cache.layers[index], new, strict=True)
+            jax.lax.dynamic_update_slice_in_dim(part, fresh, cache.length, axis=2)
+            for part, fresh in zip(old, new, strict=True)
         )
         layers.append((k, v))
         return jnp.swapaxes(jnp.einsum("bnts,bnsd->bntd", _weights(q, k, seen), v), 1, 2)
@@ -294,6 +323,10 @@ def _logits(config, params, tokens, position, attend, drop, dtype) -> jax.Array:
     x = _norm(x, params["norm"])
     logits = jnp.einsum("rw,vw->rv", x, embedding, preferred_element_type=accurate(dtype))
     return logits.reshape(batch, time, config.vocab_size)
+
+
+def _decode(held, q, k, v) -> tuple[jax.Array, holography.memory.Memory]:
+    return holography.memory.decode(q, held, k, v)
 
 
 def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:

@@ -9,8 +9,20 @@ import re
 import pytest
 
 PUBLIC = {
-    "physnet": "attention birman_schwinger dyson greens hyperbolic models moe nn optim scattering "
-    "symplectic teleport time_reversal",
+    "physnet": "attention birman_schwinger dyson greens holography hyperbolic models moe nn optim "
+    "scattering symplectic teleport time_reversal",
+    "physnet.holography": "codes memory mera bulk_to_boundary bulk_to_boundary_fourier "
+    "conformal_dimension mass_squared encode decode all_levels level_sizes to_bulk to_boundary "
+    "causal_to_bulk causal_to_boundary exponentials Exponentials three_point four_point contact "
+    "protect recover Recovery surface_slots surface_encode surface_decode entanglement_entropy "
+    "gram_entropy",
+    "physnet.holography.memory": "Config configure Memory Slots init append extend attend slots "
+    "decode attention",
+    "physnet.holography.codes": "Code Pauli Stabilisers Threshold decode encode erasure_recovery "
+    "erasure_threshold erasure_tolerance happy_code logical_operators perfect_tensor recoverable "
+    "stabilisers",
+    "physnet.holography.mera": "Level Bulk init principal encode decode light_cone quantum",
+    "physnet.holography.mera.quantum": "Chain init ising state expectation energy",
     "physnet.symplectic": "Info Lattice LatticeState check coupled_scan echo energy inverse "
     "leapfrog reversible_scan",
     "physnet.symplectic.echo": "check_conservative gradient finite_gradient",
@@ -35,10 +47,13 @@ PUBLIC = {
     "physnet.moe": "route gate Routing apply ball_expert load Load",
     "physnet.optim": "riemannian_adam riemannian_sgd ema_midpoint RiemannianAdamState "
     "RiemannianSGDState EmaMidpoint EmaMidpointState teleported_lookahead "
-    "TeleportedLookaheadState polar_factor orthogonal_initializer orthogonal_retraction",
+    "TeleportedLookaheadState polar_factor orthogonal_initializer orthogonal_retraction "
+    "stiefel_adam StiefelAdamState stiefel_sgd StiefelSGDState",
     "physnet.teleport": "scan gradients",
-    "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated "
-    "attention hamiltonian layers mixer",
+    "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated WittenLayer "
+    "attention hamiltonian layers memory mera mixer witten",
+    "physnet.nn.witten": "init apply extend State WittenLayer",
+    "physnet.nn.mera": "MERA",
     "physnet.nn.hamiltonian": "init apply positions",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
     "extend init_cache fit_cache Cache LayerCache isometry_penalty probe_layers",
@@ -103,9 +118,14 @@ def test_signature_has_arrays_first_and_options_by_keyword(function):
         assert parameter.annotation is not parameter.empty, parameter
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         optional = parameter.default is not parameter.empty
-        if parameter.name in ("input", "inputs"):  # an array a step, or none
+        if parameter.name in ("input", "inputs", "score", "scores"):  # arrays, or none
             continue
         assert not optional or parameter.kind is parameter.KEYWORD_ONLY, parameter
+
+
+# Trees of parameters or caches have no one shape; the others take and give plain numbers.
+SHAPELESS = ("init", "init_cache", "fit_cache", "check", "configure", "slots", "surface_slots")
+SHAPELESS += ("all_levels", "level_sizes", "exponentials", "erasure_threshold")
 
 
 @functions
@@ -113,9 +133,7 @@ def test_signature_gives_a_shape(function):
     signature = inspect.signature(function)
     annotations = [parameter.annotation for parameter in signature.parameters.values()]
     annotations.append(signature.return_annotation)
-    # Trees of parameters or caches have no one shape.
-    trees = function.__name__ in ("init", "init_cache", "fit_cache", "check")
-    assert trees or any(map(_arrays, annotations))
+    assert function.__name__ in SHAPELESS or any(map(_arrays, annotations))
 
 
 @pytest.mark.parametrize("config", ["bk_core.BKCoreConfig", "transformer.TransformerConfig"])

@@ -12,7 +12,7 @@ from physnet import _dispatch
 from physnet.models.bk_core import _experts
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
-from physnet.nn import mixer
+from physnet.nn import memory, mixer
 from physnet.nn.layers import Drop, rms_norm
 
 Params = dict[str, Any]
@@ -110,14 +110,21 @@ def tokens_mixed(
     if not config.attention:
         return None, drop(mixed.output, 2)
     score = gated.score(layer["attention"], mixed.openness)
-    attended = gated.apply(
-        layer["attention"],
-        h,
-        score,
-        local_window=config.local_window,
-        rotary_base=config.rotary_base,
-        implementation=implementation,
-    )
+    if config.memory is not None:
+        if implementation == "mosaic_gpu":  # which serves attention alone
+            raise NotImplementedError("implementation='mosaic_gpu' has no attention to a memory")
+        attended = memory.apply(
+            layer["attention"], h, score, config=config.memory, rotary_base=config.rotary_base
+        )
+    else:
+        attended = gated.apply(
+            layer["attention"],
+            h,
+            score,
+            local_window=config.local_window,
+            rotary_base=config.rotary_base,
+            implementation=implementation,
+        )
     if not config.mixer:
         return score, drop(attended, 3)
     return score, drop(mixed.output, 2) + drop(attended, 3)

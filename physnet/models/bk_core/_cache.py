@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from physnet import _checks, _dispatch, greens
+from physnet import _checks, _dispatch, greens, holography
 from physnet.attention import scattering_attention
 from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core import _block, _model, _one_token
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
-from physnet.nn import mixer
+from physnet.nn import memory, mixer
 from physnet.nn.layers import dropout, linear, rms_norm
 
 EMPTY = 2**31 - 1  # the position that attention takes for no token
@@ -42,6 +42,7 @@ class LayerCache(NamedTuple):
     ring: Tokens | None
     slots: Tokens | None
     count: jax.Array | None  # (B, N) tokens that were given a slot
+    memory: holography.memory.Memory | None = None  # in place of ring and slots
 
 
 class Cache(NamedTuple):
@@ -65,7 +66,8 @@ def init_cache(
     Args:
         config: the sizes.
         batch: B.
-        capacity: C, slots of a head. A head that would need more makes the logits NaN.
+        capacity: C, slots of a head. A head that would need more makes the logits NaN. With
+            `config.memory` there are none: the memory has its own size.
         dtype: of keys and values.
 
     Returns:
@@ -83,6 +85,12 @@ def init_cache(
     )
     if not config.attention:
         layer = LayerCache(state, None, None, None)
+    elif config.memory is not None:
+        size = config.width // config.heads
+        held = memory.init(
+            config.memory, batch=batch, heads=config.heads, head_dim=size, dtype=dtype
+        )
+        layer = LayerCache(state, None, None, None, held)
     else:
         ring = _empty(config, batch, max(config.local_window - 1, 0), dtype)
         slots = _empty(config, batch, capacity, dtype)
@@ -171,9 +179,10 @@ def extend(
     held = cache.layers[0].state.green.shape[0]
     if held != batch:
         raise ValueError(f"tokens must have the cache's batch size {held}, got {tokens.shape}")
-    ring = cache.layers[0].ring
-    if ring is not None and ring.key.dtype != dtype:
-        raise ValueError(f"dtype must be the cache's {ring.key.dtype}, got {jnp.dtype(dtype)}")
+    own = cache.layers[0].memory
+    near = cache.layers[0].ring if own is None else own.near
+    if near is not None and near.key.dtype != dtype:
+        raise ValueError(f"dtype must be the cache's {near.key.dtype}, got {jnp.dtype(dtype)}")
     x = _block.begin(config, embed(params["token"], tokens, dtype))
     position = cache.length + jnp.arange(time, dtype=jnp.int32)
     silent = dropout(0.0, None)
@@ -190,7 +199,14 @@ def extend(
         )
         new = old._replace(state=mixed.state)
         x = _block.kicked(config, x, mixed.output)
-        if config.attention:
+        if new.memory is not None:
+            score = gated.score(layer["attention"], mixed.openness)
+            attended, kept = memory.extend(
+                layer["attention"], h, score, new.memory, rotary_base=config.rotary_base
+            )
+            new = new._replace(memory=kept)
+            x = _block.kicked(config, x, attended)
+        elif config.attention:
             attended, new, over = _attend(
                 config, layer["attention"], h, mixed.openness, position, new, implementation
             )

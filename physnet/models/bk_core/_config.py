@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from physnet import _checks
+from physnet import _checks, holography
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,13 @@ class BKCoreConfig:
     forward passes. Positions and momenta must stay below 2^9: else all logits are NaN. Jumping
     gradients need what is not kept: with `teleport` > 0 activations are stored, as in a model that
     is not reversible.
+
+    With `memory` each head attends through a boundary memory of this size, in place of the pairs
+    that the gate keeps (`holography.memory.configure` sizes a budget of bytes): forward, training
+    and `generate`, whose cache then has the same size at any length. A token's score is its mass,
+    in the logits and where tokens merge, and it gets a gradient from there (no `soft_gate` is
+    needed, nor taken); tokens with a score up to the threshold go from the memory's window, which
+    takes the place of `local_window`, straight to its levels. Parameters are the same.
     """
 
     vocab_size: int
@@ -63,6 +70,7 @@ class BKCoreConfig:
     teleport: float = 0.0
     teleport_mode: Literal["dyson", "chain", "gated"] = "dyson"
     reversible: bool = False
+    memory: holography.memory.Config | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "chains"):
@@ -86,6 +94,11 @@ class BKCoreConfig:
         if not 0.0 <= self.teleport < math.inf:
             raise ValueError(f"teleport must be a finite number >= 0, got {self.teleport}")
         _checks.one_of("teleport_mode", self.teleport_mode, ("dyson", "chain", "gated"))
+        if self.memory is not None:
+            if not self.attention:
+                raise ValueError("memory is for attention: with attention=False it must be None")
+            if self.soft_gate:
+                raise ValueError("soft_gate must be False with memory, where scores are masses")
         if not (self.mixer or self.attention):
             raise ValueError("mixer or attention must be True: tokens would not see each other")
         _checks.positive_int("experts", self.experts, minimum=0)

@@ -71,7 +71,7 @@ def generate(
     _check(pieces[-1], length, traced)
     while made < count:
         steps = count - made if traced else min(_SEGMENT, count - made)
-        if not traced and config.attention:
+        if not traced and config.attention and config.memory is None:
             used = max(int(np.max(layer.count)) for layer in cache.layers)
             cache = _cache.fit_cache(cache, _room(used + steps))
         piece, cache = _go_on(

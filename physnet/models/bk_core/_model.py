@@ -20,7 +20,7 @@ from physnet.models.bk_core import _block, _depth, _experts, _reversible
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
-from physnet.nn import mixer
+from physnet.nn import memory, mixer
 from physnet.nn.layers import accurate, dropout, rms_norm
 
 
@@ -129,8 +129,9 @@ def apply(
     Returns:
         Logits (B, T, V); with `return_info` a pair of them and a dict that holds `kept_pairs`, the
         share of causal pairs that attention computes (mean over layers and heads; 0 without
-        attention), and `score`, the gates' scores (L, B, T, N). With experts also `expert`, those
-        of each token (L, B, T, k), the nearest first; `expert_load`, the share of all assignments
+        attention; with a memory the entries that it has room for, over the tokens so far), and
+        `score`, the gates' scores (L, B, T, N). With experts also `expert`, those of each token
+        (L, B, T, k), the nearest first; `expert_load`, the share of all assignments
         that each takes (L, E); `effective_experts` and `expert_imbalance` (L,), as in `moe.Load`.
 
     Raises:
@@ -265,10 +266,13 @@ def pairs(
         (L, B, N, T, T) booleans: query by key.
 
     Raises:
-        ValueError, TypeError: As `apply`; ValueError for a model without attention.
+        ValueError, TypeError: As `apply`; ValueError for a model without attention, or with a
+            memory in its place.
     """
     if not config.attention:
         raise ValueError("config.attention must be True: without attention there are no pairs")
+    if config.memory is not None:
+        raise ValueError("config.memory must be None: queries see its entries, and not tokens")
     score = apply(config, params, tokens, return_info=True, teleport=0.0)[1]["score"]
     return jnp.stack(
         [_pairs(config, _block.layer_params(params, i), s) for i, s in enumerate(score)]
@@ -307,6 +311,8 @@ def _in_turn(
 def _share(config: BKCoreConfig, params: Params, score: jax.Array) -> jax.Array:
     """Of causal pairs, those that attention computes (mean over layers and heads)."""
     time = score.shape[2]
+    if config.memory is not None:
+        return jnp.asarray(memory.share(config.memory, time), jnp.float32)
     shares = []
     for index, of_layer in enumerate(score):
         kept = _pairs(config, _block.layer_params(params, index), of_layer)

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/kv_memory.py: tasks, a small model, memories, peers, losses of slots."""

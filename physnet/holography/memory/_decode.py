@@ -1,0 +1,100 @@
+"""Tokens come to a memory and attend, several at a time.
+
+Shapes: n tokens, d and e channels of keys and values.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from physnet import _checks
+from physnet.holography.memory._append import add, by_blocks, checked, masses, next_block, tokens_of
+from physnet.holography.memory._read import Rotate, weigh
+from physnet.holography.memory._state import Memory, opened, ring_positions
+
+
+def decode(
+    query: Float[Array, "n d"],
+    memory: Memory,
+    keys: Float[Array, "n d"],
+    values: Float[Array, "n e"],
+    scores: Float[Array, " n"] | None = None,
+    *,
+    scale: float | None = None,
+    rotate: Rotate | None = None,
+    threshold: ArrayLike | None = None,
+) -> tuple[Float[Array, "n e"], Memory]:
+    """Tokens behind those in a memory: each is appended, then its query attends.
+
+    The numbers of `append` and `attend` in turns, a block at a time: for prompts and for decoding.
+
+    Args:
+        query: (n, d), as they are to be multiplied, hence rotated.
+        memory: of one head of one sequence.
+        keys: (n, d), before rotary positions.
+        values: (n, e).
+        scores, threshold: as in `extend`.
+        scale, rotate: as in `attend`.
+
+    Returns:
+        (n, e), of the dtype of the query, and the memory with the tokens.
+
+    Raises:
+        ValueError, TypeError: as `extend`; ValueError for queries of another shape than the keys.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from physnet.holography import memory
+        >>> x = jax.random.normal(jax.random.key(0), (100, 8))
+        >>> small = memory.Config(window=32, block=16, sinks=2, landmarks=8, levels=4)
+        >>> y, held = memory.decode(x, memory.init(None, 8, config=small), x, x)
+        >>> bool(jnp.allclose(y, memory.attention(x, x, x, config=small), atol=1e-5))
+        True
+    """
+    query = _checks.real("query", query)
+    keys, values, scores = tokens_of(memory, keys, values, scores)
+    checked("query", query, keys.shape)
+    own = keys.shape[1] ** -0.5 if scale is None else scale
+    return _decoded(memory, query, keys, values, scores, own, threshold, rotate=rotate)
+
+
+@functools.partial(jax.jit, static_argnames="rotate")
+def _decoded(memory: Memory, query, keys, values, scores, scale, threshold, *, rotate):
+    def step(memory: Memory, piece: Any) -> tuple[Memory, Array]:
+        query, *tokens = piece
+        new = add(memory, *tokens, threshold=threshold)
+        return new, _attend(query, memory, new, tokens, scale, rotate)
+
+    memory, found = by_blocks(step, memory, (query, keys, values, scores))
+    return jnp.concatenate(found) if found else jnp.zeros_like(values, query.dtype), memory
+
+
+def _attend(query, old: Memory, new: Memory, tokens: Any, scale, rotate) -> Array:
+    """What each query of a piece sees: far entries from before or after a block has left."""
+    config, near, dtype = old.config, old.near, old.near.key.dtype
+    far = opened(old), opened(new)
+    count, wide = len(query), near.mass.dtype
+    own = old.count + jnp.arange(count, dtype=jnp.int32)
+    sink = jnp.arange(config.sinks, dtype=jnp.int32)
+    token = jnp.concatenate([sink, ring_positions(old), own])
+    mass = jnp.concatenate([near.mass, masses(tokens[2], count, wide)])
+    first = own // config.block * config.block - config.window
+    there = (token < config.sinks)[None] | (token[None] >= jnp.maximum(first, 0)[:, None])
+    there = there & (token[None] <= own[:, None]) & (token >= 0)[None]
+    later = own >= next_block(old)  # of another block than the memory's last token
+    rows = jnp.ones(far[0].mass.shape, bool)[None]
+    seen = jnp.concatenate([there, ~later[:, None] & rows, later[:, None] & rows], 1)
+    mass = jnp.concatenate([mass, *(x.mass for x in far)])
+    parts = [jnp.concatenate([x, y.astype(dtype)]) for x, y in zip(near, tokens[:2], strict=False)]
+    key, value = (
+        jnp.concatenate([x, *(getattr(y, name).astype(dtype) for y in far)])
+        for x, name in zip(parts, ("key", "value"), strict=True)
+    )
+    if rotate is not None:
+        where = jnp.concatenate([token.astype(wide), *(x.position for x in far)])
+        key = rotate(key, where)
+    return weigh(query, key, value, seen & (mass > 0)[None], mass[None], scale=scale)

@@ -1,0 +1,85 @@
+"""Attention over entries with masses.
+
+Shapes: n queries, m entries, d and e channels of keys and values.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from physnet import _checks
+from physnet.holography.memory._state import Memory, slots, wide
+
+Rotate = Callable[[Array, Array], Array]
+
+
+def attend(
+    query: Float[Array, "*n d"],
+    memory: Memory,
+    *,
+    scale: float | None = None,
+    rotate: Rotate | None = None,
+) -> Float[Array, "*n e"]:
+    r"""Attention of queries over all that a memory holds.
+
+    $$ y = \sum_j w_j \bar v_j / \sum_j w_j, \qquad w_j = m_j e^{s q \cdot \bar k_j} $$
+
+    over entries of mass m, the sum of the scores of the tokens for which it stands, and their mean
+    key and value: an entry weighs as much as its tokens would if all were at the mean.
+
+    Args:
+        query: (d,) or (n, d). All see the whole memory.
+        memory: of one head of one sequence.
+        scale: s; None for d^{-1/2}.
+        rotate: rotate(keys (m, d), positions (m,)) -> keys, for keys at their mean positions
+            (floating-point). The query comes as it is to be multiplied, hence rotated.
+
+    Returns:
+        (e,) or (n, e), of the dtype of the query; 0 where the memory is empty.
+
+    Raises:
+        ValueError: the query has other channels than the keys, or more than two axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from physnet.holography import memory
+        >>> print(memory.attend(jnp.ones(4), memory.init(8_192, 4)))
+        [0. 0. 0. 0.]
+    """
+    query = _checks.real("query", query)
+    size = memory.near.key.shape[1]
+    if query.ndim not in (1, 2) or query.shape[-1] != size:
+        raise ValueError(f"query must have the shape ({size},) or (n, {size}), got {query.shape}")
+    found = slots(memory)
+    key = found.key if rotate is None else rotate(found.key, found.position)
+    rows = query.reshape(-1, size)
+    own = size**-0.5 if scale is None else scale
+    y = weigh(rows, key, found.value, (found.mass > 0)[None], found.mass[None], scale=own)
+    return y.reshape(*query.shape[:-1], y.shape[-1])
+
+
+def weigh(
+    query: Float[Array, "*b n d"],
+    key: Float[Array, "*b m d"],
+    value: Float[Array, "*b m e"],
+    seen: Array,
+    mass: Array,
+    *,
+    scale: ArrayLike,
+) -> Float[Array, "*b n e"]:
+    """Softmax of scale q k + log mass over the entries that are seen; both broadcast to logits."""
+    dtype = wide(query.dtype)
+    key, value = key.astype(query.dtype), value.astype(query.dtype)
+    logits = jnp.einsum("...nd,...md->...nm", query, key, preferred_element_type=dtype)
+    bias = jnp.log(jnp.where(mass > 0, mass, 1)).astype(dtype)
+    logits = jnp.where(seen, logits * scale + bias, -jnp.inf)
+    top = jnp.max(logits, -1, keepdims=True)
+    weight = jnp.exp(logits - jnp.where(top == -jnp.inf, 0, top))
+    total = jnp.sum(weight, -1, keepdims=True)
+    weight = (weight / jnp.where(total == 0, 1, total)).astype(query.dtype)
+    # A value that is not finite would be 0 * NaN for the queries that do not see it, too.
+    broken = ~jnp.all(jnp.isfinite(value), -1)
+    y = jnp.einsum("...nm,...me->...ne", weight, jnp.where(broken[..., None], 0, value))
+    return jnp.where(jnp.any(seen & broken[..., None, :], -1)[..., None], jnp.nan, y)

@@ -1,0 +1,248 @@
+"""vmap, grad, dtypes, order in time; bad input."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from physnet.holography import memory
+
+CONFIG = memory.Config(
+    window=4, block=2, sinks=2, landmarks=3, per_level=2, levels=3, merge="kernel"
+)
+T, D = 40, 4
+
+
+def tokens(seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    arrays = (*rng.normal(size=(3, T, D)), rng.uniform(0.05, 1, size=T))
+    return tuple(jnp.asarray(x, dtype) for x in arrays)
+
+
+def rotate(key, position):
+    angle = position[:, None] * jnp.asarray([1.0, 0.1], position.dtype)[None]
+    a, b = jnp.split(key, 2, -1)
+    cos, sin = jnp.cos(angle).astype(key.dtype), jnp.sin(angle).astype(key.dtype)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+whole = functools.partial(memory.attention, config=CONFIG, rotate=rotate, threshold=0.3)
+run = jax.jit(functools.partial(whole, tokens_at_once=8))
+
+
+def stream(query, key, value, score):
+    def step(held, token):
+        held = memory.append(held, *token[1:], threshold=0.3)
+        return held, memory.attend(token[0], held, rotate=rotate)
+
+    start = memory.init(None, D, config=CONFIG, dtype=key.dtype)
+    return jax.lax.scan(step, start, (query, key, value, score))[1]
+
+
+def loss(attend, *arrays):
+    return jnp.sum(jnp.sin(attend(*arrays)) * jnp.arange(1.0, 1 + D, dtype=arrays[0].dtype)[None])
+
+
+def test_gradients_are_those_of_the_streaming_form():
+    """In float64, so that only mathematics is compared; and against differences for the score."""
+    arrays = tokens(dtype=jnp.float64)
+    grad = [jax.jit(jax.grad(functools.partial(loss, f), (0, 1, 2, 3))) for f in (run, stream)]
+    found, wanted = (f(*arrays) for f in grad)
+    for a, b in zip(found, wanted, strict=True):
+        assert float(jnp.abs(a).max()) > 0.1
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+    direction = np.random.default_rng(1).normal(size=T)
+    step = [float(loss(run, *arrays[:3], arrays[3] + h * direction)) / 2e-6 for h in (1e-6, -1e-6)]
+    np.testing.assert_allclose(step[0] - step[1], found[3] @ direction, rtol=1e-5)
+
+
+def test_nested_vmap_and_the_size_of_groups():
+    arrays = [tokens(seed) for seed in range(4)]
+    many = [jnp.stack(x).reshape(2, 2, *x[0].shape) for x in zip(*arrays, strict=True)]
+    for attend in (whole, stream):
+        y = jax.jit(jax.vmap(jax.vmap(attend)))(*many)
+        for n, single in enumerate(arrays):
+            np.testing.assert_allclose(y[n // 2, n % 2], run(*single), atol=2e-6)
+
+
+def test_no_row_depends_on_a_later_token():
+    query, key, value, score = tokens()
+    y = run(query, key, value, score)
+    later = run(query, key.at[23].set(9.0), value.at[23].set(9.0), score.at[23].set(0.9))
+    np.testing.assert_array_equal(later[:23], y[:23])
+    assert (jnp.abs(later[23:] - y[23:]).max(1) > 0).all()
+
+
+def test_what_is_not_finite_shows_from_then_on():
+    query, key, value, score = tokens()
+    y = run(query, key, value, score)
+    for broken in (
+        (query, key.at[9, 1].set(jnp.nan), value, score),
+        (query, key, value.at[9, 1].set(jnp.nan), score),
+    ):
+        found = run(*broken)
+        np.testing.assert_array_equal(found[:9], y[:9])
+        assert np.isnan(found[9:]).any(1).all()
+
+
+def test_scores_without_a_meaning_count_as_nothing():
+    query, key, value, score = tokens()
+    zero = run(query, key, value, score.at[jnp.array([5, 9])].set(0.0))
+    bad = run(query, key, value, score.at[5].set(jnp.nan).at[9].set(-3.0))
+    np.testing.assert_array_equal(bad, zero)
+    nan, silent = jnp.nan, score.at[5].set(0.0)
+    given = query, key.at[5].set(nan), value.at[5].set(nan), silent
+    np.testing.assert_array_equal(run(*given), run(query, key, value, silent))
+    streamed = jax.jit(stream)(*given)
+    np.testing.assert_allclose(streamed, run(*given), atol=2e-6)
+    nothing = run(query, key, value, jnp.zeros_like(score))
+    np.testing.assert_array_equal(nothing, jnp.zeros_like(nothing))
+    heavy = run(query, key, value, score.at[7].set(jnp.inf))
+    assert np.isfinite(heavy).all()
+    np.testing.assert_allclose(heavy[7], value[7], rtol=1e-5)
+
+
+def test_gradients_are_finite_where_masses_are_none():
+    query, key, value, score = tokens()
+    slope = jax.jit(jax.grad(functools.partial(loss, run), (0, 1, 2, 3)))
+    for masses in (score.at[2:30].set(0.0), score.at[2:30].set(jnp.nan), jnp.zeros_like(score)):
+        found = slope(query, key, value, masses)
+        assert all(bool(jnp.isfinite(x).all()) for x in found)
+        assert all(not np.any(x[2:30]) for x in found[1:])
+
+
+def test_a_higher_threshold_forgets_nothing():
+    config = memory.Config(window=0, block=2, sinks=0, landmarks=5, per_level=2, levels=2)
+    _, key, value, score = tokens()
+    held = memory.extend(memory.init(None, D, config=config), key, value, score)
+    held = memory.extend(held, key, value, score, threshold=2.0)
+    found = memory.slots(held)
+    np.testing.assert_allclose(jnp.sum(found.mass), 2 * jnp.sum(score), rtol=1e-5)
+    landmarks = found.level == -2  # they were admitted when they came
+    np.testing.assert_array_equal(found.mass[landmarks], jnp.sort(score[:-2])[::-1][:5])
+
+
+def test_loops_in_python_compile_once():
+    config = memory.Config(window=2, block=2, sinks=1, landmarks=1, per_level=2, levels=2)
+    held, (query, key, value, score) = memory.init(None, D, config=config), tokens()
+    compiled = []
+    steps = (
+        lambda n: memory.append(held, key[n], value[n], score[n], threshold=0.1 * n),
+        lambda n: memory.extend(held, key + n, value, score, threshold=0.1 * n),
+        lambda n: memory.decode(query, held, key + n, value, score, rotate=rotate)[1],
+        lambda n: memory.attention(query, key + n, value, score, config=config, rotate=rotate),
+    )
+
+    def listen(name, *_, **__):
+        if "backend_compile" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for step in steps:
+            step(1), step(2)
+            before = len(compiled)
+            step(3)
+            assert before > 0
+            assert len(compiled) == before
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_memory_is_kept_as_arrays(bits, tmp_path):
+    """Its leaves are all that a checkpoint needs."""
+    config = memory.Config(window=2, block=2, sinks=1, landmarks=2, levels=2, bits=bits)
+    _, key, value, score = tokens()
+    held = memory.extend(memory.init(None, D, config=config), key, value, score)
+    leaves = [np.asarray(x) for x in jax.tree.leaves(held)]
+    np.savez(tmp_path / "kept.npz", *(x.view(np.uint8) if x.ndim else x for x in leaves))
+    kept = np.load(tmp_path / "kept.npz").values()
+    back = [x.view(y.dtype) for x, y in zip(kept, leaves, strict=True)]
+    again = jax.tree.unflatten(
+        jax.tree.structure(memory.init(None, D, config=config)), list(map(jnp.asarray, back))
+    )
+    for x, y in zip(
+        jax.tree.leaves(memory.extend(again, key, value)),
+        jax.tree.leaves(memory.extend(held, key, value)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_an_empty_memory_gives_nothing():
+    held = memory.init(None, D, value_dim=3, config=CONFIG)
+    np.testing.assert_array_equal(memory.attend(jnp.ones(D, jnp.float32), held), np.zeros(3))
+    assert memory.attend(jnp.ones((5, D), jnp.float32), held).shape == (5, 3)
+    none = jnp.zeros((0, D), jnp.float32)
+    assert int(memory.extend(held, none, none[:, :3]).count) == 0
+
+
+def test_a_short_sequence_is_plain_attention_with_masses():
+    query, key, value, score = (x[:6] for x in tokens())
+    y = jax.jit(functools.partial(memory.attention, config=CONFIG, scale=0.7))(
+        query, key, value, score
+    )
+    logits = (
+        0.7 * np.asarray(query, float) @ np.asarray(key, float).T
+        + np.log(np.asarray(score, float))[None]
+    )
+    weight = np.tril(np.exp(logits))
+    exact = weight @ np.asarray(value, float) / weight.sum(1, keepdims=True)
+    np.testing.assert_allclose(y, exact, rtol=2e-5)
+
+
+def test_bfloat16_stays_near_and_keeps_its_dtype():
+    arrays = tokens()
+    half = [x.astype(jnp.bfloat16) for x in arrays[:3]]
+    y = jax.jit(whole)(*half, arrays[3])
+    assert y.dtype == jnp.bfloat16
+    exact = run(*arrays)
+    assert float(jnp.linalg.norm(y.astype(exact.dtype) - exact) / jnp.linalg.norm(exact)) < 0.03
+    held = memory.init(None, D, config=CONFIG, dtype=jnp.bfloat16)
+    held = memory.append(held, half[1][0], half[2][0], arrays[3][0])
+    assert held.near.key.dtype == jnp.bfloat16
+    assert held.near.mass.dtype == jnp.float32
+
+
+def test_bad_arguments_are_named(bare_errors):
+    held = memory.init(None, D, config=CONFIG)
+    x = jnp.ones((3, D), jnp.float32)
+    for call, error, why in (
+        (lambda: memory.append(held, x[0, :2], x[0]), ValueError, r"key must have .*\(4,\)"),
+        (lambda: memory.append(held, x[0], x), ValueError, "value must have the shape"),
+        (lambda: memory.append(held, jnp.arange(4), x[0]), TypeError, "key must be a real"),
+        (lambda: memory.extend(held, x, x[:2]), ValueError, r"values .*\(3, 4\).*\(2, 4\)"),
+        (lambda: memory.extend(held, x, x, x[0]), ValueError, r"scores .*\(3,\).*\(4,\)"),
+        (lambda: memory.attend(x[0, :3], held), ValueError, r"query must .*\(n, 4\), got \(3,\)"),
+        (lambda: memory.decode(x[:2], held, x, x), ValueError, "query must have the shape"),
+        (lambda: memory.attention(x, x[:2], x, config=CONFIG), ValueError, "query, key and value"),
+        (lambda: memory.attention(x, x, x[:2], config=CONFIG), ValueError, "value must have"),
+        (
+            lambda: memory.attention(x, x, x, x[0], config=CONFIG),
+            ValueError,
+            r"score must have the shape \(3,\), got \(4,\)",
+        ),
+        (lambda: memory.append(held, x[0], x[0], threshold=x[0]), ValueError, "threshold must be"),
+        (lambda: memory.Config(window=10, block=4), ValueError, "multiple of block=4, got 10"),
+        (lambda: memory.Config(per_level=1), ValueError, "per_level must be >= 2"),
+        (lambda: memory.Config(bits=3), ValueError, "bits must be one of"),
+        (lambda: memory.Config(levels=25), ValueError, "levels must be at most 24"),
+        (lambda: memory.init(None, 4), ValueError, "budget_bytes must be given"),
+        (lambda: memory.init(10, 4, config=CONFIG), ValueError, "budget_bytes must be at least"),
+        (lambda: memory.configure(10**4, 4, window_share=2.0), ValueError, "window_share"),
+    ):
+        with pytest.raises(error, match=why):
+            call()
+
+
+def test_memories_in_a_batch():
+    keys = jnp.stack([tokens(seed)[1] for seed in range(3)])
+    held = jax.vmap(lambda _: memory.init(None, D, config=CONFIG))(jnp.arange(3))
+    held = jax.jit(jax.vmap(memory.extend))(held, keys, keys)
+    y = jax.vmap(memory.attend)(keys[:, 0], held)
+    for n in range(3):
+        one = memory.extend(memory.init(None, D, config=CONFIG), keys[n], keys[n])
+        np.testing.assert_allclose(y[n], memory.attend(keys[n, 0], one), atol=1e-6)
