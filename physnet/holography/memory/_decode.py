@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from physnet import _checks
 from physnet.holography.memory._append import add, by_blocks, checked, masses, next_block, tokens_of
-from physnet.holography.memory._read import Rotate, weigh
+from physnet.holography.memory._read import Rotate, slot_worth, weigh
 from physnet.holography.memory._state import Memory, opened, ring_positions
 
 
@@ -27,6 +27,7 @@ def decode(
     scale: float | None = None,
     rotate: Rotate | None = None,
     threshold: ArrayLike | None = None,
+    slot_bias: ArrayLike | None = None,
 ) -> tuple[Float[Array, "n e"], Memory]:
     """Tokens behind those in a memory: each is appended, then its query attends.
 
@@ -38,7 +39,7 @@ def decode(
         keys: (n, d), before rotary positions.
         values: (n, e).
         scores, threshold: as in `extend`.
-        scale, rotate: as in `attend`.
+        scale, rotate, slot_bias: as in `attend`.
 
     Returns:
         (n, e), of the dtype of the query, and the memory with the tokens.
@@ -59,21 +60,24 @@ def decode(
     keys, values, scores = tokens_of(memory, keys, values, scores)
     checked("query", query, keys.shape)
     own = keys.shape[1] ** -0.5 if scale is None else scale
-    return _decoded(memory, query, keys, values, scores, own, threshold, rotate=rotate)
+    given = (query, keys, values, scores)
+    worth = slot_worth(memory.config, slot_bias, memory.near.mass.dtype)
+    return _decoded(memory, given, own, threshold, worth, rotate=rotate)
 
 
 @functools.partial(jax.jit, static_argnames="rotate")
-def _decoded(memory: Memory, query, keys, values, scores, scale, threshold, *, rotate):
+def _decoded(memory: Memory, given, scale, threshold, worth, *, rotate):
     def step(memory: Memory, piece: Any) -> tuple[Memory, Array]:
         query, *tokens = piece
         new = add(memory, *tokens, threshold=threshold)
-        return new, _attend(query, memory, new, tokens, scale, rotate)
+        return new, _attend(query, memory, new, tokens, scale, worth, rotate)
 
-    memory, found = by_blocks(step, memory, (query, keys, values, scores))
+    memory, found = by_blocks(step, memory, given)
+    query, _, values, _ = given
     return jnp.concatenate(found) if found else jnp.zeros_like(values, query.dtype), memory
 
 
-def _attend(query, old: Memory, new: Memory, tokens: Any, scale, rotate) -> Array:
+def _attend(query, old: Memory, new: Memory, tokens: Any, scale, worth, rotate) -> Array:
     """What each query of a piece sees: far entries from before or after a block has left."""
     config, near, dtype = old.config, old.near, old.near.key.dtype
     far = opened(old), opened(new)
@@ -88,7 +92,8 @@ def _attend(query, old: Memory, new: Memory, tokens: Any, scale, rotate) -> Arra
     later = own >= next_block(old)  # of another block than the memory's last token
     rows = jnp.ones(far[0].mass.shape, bool)[None]
     seen = jnp.concatenate([there, ~later[:, None] & rows, later[:, None] & rows], 1)
-    mass = jnp.concatenate([mass, *(x.mass for x in far)])
+    own_worth = jnp.concatenate([jnp.ones((config.landmarks,), wide), worth])
+    mass = jnp.concatenate([mass, *(x.mass * own_worth for x in far)])
     parts = [jnp.concatenate([x, y.astype(dtype)]) for x, y in zip(near, tokens[:2], strict=False)]
     key, value = (
         jnp.concatenate([x, *(getattr(y, name).astype(dtype) for y in far)])

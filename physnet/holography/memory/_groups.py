@@ -26,8 +26,8 @@ from physnet.holography.memory._state import Far, wide
 
 
 @functools.partial(jax.jit, static_argnames=("config", "rotate", "most"))
-def in_groups(query, key, value, score, scale, threshold, *, config, rotate, most) -> Array:
-    """`attention` of arguments that have been checked; `most` tokens in a group."""
+def in_groups(query, key, value, score, scale, threshold, worth, *, config, rotate, most) -> Array:
+    """`attention` of checked arguments; `most` tokens in a group, worth (C,) of the slots."""
     time, size = query.shape
     mass = masses(score, time, wide(key.dtype))
     key, value = present(mass, key), present(mass, value)
@@ -110,7 +110,7 @@ def in_groups(query, key, value, score, scale, threshold, *, config, rotate, mos
         flat = levels.key.reshape(-1, size).astype(key.dtype)
         far = turn(flat, levels.position.reshape(-1)).reshape(levels.key.shape)
         apart = picked(landmark, held_turned, held_value.astype(value.dtype), rest)
-        levels = (far, levels.value.astype(value.dtype), levels.mass)
+        levels = (far, levels.value.astype(value.dtype), levels.mass * worth[None])
         held = jax.tree.map(lambda x, y: jnp.concatenate([x, y], 1), apart, levels)
         return slots, _group(config, queries, tokens, held, sinks, scale)
 

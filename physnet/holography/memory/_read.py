@@ -4,12 +4,14 @@ Shapes: n queries, m entries, d and e channels of keys and values.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks
+from physnet.holography.memory._config import Config
 from physnet.holography.memory._state import Memory, slots, wide
 
 Rotate = Callable[[Array, Array], Array]
@@ -21,6 +23,7 @@ def attend(
     *,
     scale: float | None = None,
     rotate: Rotate | None = None,
+    slot_bias: ArrayLike | None = None,
 ) -> Float[Array, "*n e"]:
     r"""Attention of queries over all that a memory holds.
 
@@ -35,12 +38,15 @@ def attend(
         scale: s; None for d^{-1/2}.
         rotate: rotate(keys (m, d), positions (m,)) -> keys, for keys at their mean positions
             (floating-point). The query comes as it is to be multiplied, hence rotated.
+        slot_bias: a number or (levels,), added to the logits of merged slots: how much less (or
+            more) than its tokens a mean is worth. Differentiable; -inf leaves them out; None for 0.
 
     Returns:
         (e,) or (n, e), of the dtype of the query; 0 where the memory is empty.
 
     Raises:
-        ValueError: the query has other channels than the keys, or more than two axes.
+        ValueError: the query has other channels than the keys, or more than two axes; slot_bias
+            of another shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,8 +62,25 @@ def attend(
     key = found.key if rotate is None else rotate(found.key, found.position)
     rows = query.reshape(-1, size)
     own = size**-0.5 if scale is None else scale
-    y = weigh(rows, key, found.value, (found.mass > 0)[None], found.mass[None], scale=own)
+    config = memory.config
+    mass = found.mass
+    if slot_bias is not None:
+        begin = config.sinks + config.landmarks
+        worth = slot_worth(config, slot_bias, mass.dtype)
+        mass = mass.at[begin : begin + config.slots].multiply(worth)
+    y = weigh(rows, key, found.value, (mass > 0)[None], mass[None], scale=own)
     return y.reshape(*query.shape[:-1], y.shape[-1])
+
+
+def slot_worth(config: Config, slot_bias: ArrayLike | None, dtype: Any) -> Float[Array, " C"]:
+    """By what the masses of the slots are multiplied for a bias of their logits."""
+    bias = jnp.asarray(0.0 if slot_bias is None else slot_bias, dtype)
+    if bias.shape not in ((), (config.levels,)):
+        raise ValueError(
+            f"slot_bias must be a number or have the shape ({config.levels},) of the levels, "
+            f"got {bias.shape}"
+        )
+    return jnp.repeat(jnp.exp(jnp.broadcast_to(bias, (config.levels,))), config.per_level)
 
 
 def weigh(

@@ -7,7 +7,8 @@ from physnet import _checks
 from physnet.holography.memory import _packing
 from physnet.holography.memory._config import Config
 from physnet.holography.memory._groups import in_groups
-from physnet.holography.memory._read import Rotate
+from physnet.holography.memory._read import Rotate, slot_worth
+from physnet.holography.memory._state import wide
 
 
 def attention(
@@ -20,6 +21,7 @@ def attention(
     scale: float | None = None,
     rotate: Rotate | None = None,
     threshold: ArrayLike | None = None,
+    slot_bias: ArrayLike | None = None,
     tokens_at_once: int = 512,
 ) -> Float[Array, "T e"]:
     """Causal attention through a memory: row t is `append` of token t, then `attend` of query t.
@@ -36,12 +38,13 @@ def attention(
         scale: of the products; None for d^{-1/2}.
         rotate: of keys, as in `attend`.
         threshold: as in `append`. No gradient.
+        slot_bias: as in `attend`.
         tokens_at_once: tokens of a group: more are faster and take more memory. Static.
 
     Returns:
-        (T, e), of the dtype of the query. Differentiable in query, key, value and score, that also
-        where masses weigh the means; which tokens are landmarks has no gradient, and quantised
-        entries pass it as if they were exact.
+        (T, e), of the dtype of the query. Differentiable in query, key, value, slot_bias and score,
+        that also where masses weigh the means; which tokens are landmarks has no gradient, and
+        quantised entries pass it as if they were exact.
 
     Raises:
         ValueError: shapes that do not belong together.
@@ -76,4 +79,5 @@ def attention(
             _packing.fill(x.shape[1], config.bits)
     scale = size**-0.5 if scale is None else scale
     static = {"config": config, "rotate": rotate, "most": tokens_at_once}
-    return in_groups(query, key, value, score, scale, threshold, **static)
+    worth = slot_worth(config, slot_bias, wide(key.dtype))
+    return in_groups(query, key, value, score, scale, threshold, worth, **static)

@@ -1,5 +1,6 @@
 """vmap, grad, dtypes, order in time; bad input."""
 
+import dataclasses
 import functools
 
 import jax
@@ -246,3 +247,47 @@ def test_memories_in_a_batch():
     for n in range(3):
         one = memory.extend(memory.init(None, D, config=CONFIG), keys[n], keys[n])
         np.testing.assert_allclose(y[n], memory.attend(keys[n, 0], one), atol=1e-6)
+
+
+def test_slots_are_worth_what_their_bias_says():
+    arrays = tokens()
+    bias = jnp.asarray([-2.0, 0.5, -1.0], jnp.float32)
+
+    def stream(query, key, value, score, bias):
+        def step(held, token):
+            held = memory.append(held, *token[1:], threshold=0.3)
+            return held, memory.attend(token[0], held, rotate=rotate, slot_bias=bias)
+
+        start = memory.init(None, D, config=CONFIG)
+        return jax.lax.scan(step, start, (query, key, value, score))[1]
+
+    def pieces(query, key, value, score, bias):
+        start = memory.init(None, D, config=CONFIG)
+        return memory.decode(
+            query, start, key, value, score, threshold=0.3, rotate=rotate, slot_bias=bias
+        )[0]
+
+    own = jax.jit(lambda *a: whole(*a[:4], slot_bias=a[4], tokens_at_once=8))
+    y = own(*arrays, bias)
+    assert float(jnp.abs(y - run(*arrays)).max()) > 0.05
+    for other in (stream, pieces):
+        np.testing.assert_allclose(jax.jit(other)(*arrays, bias), y, atol=2e-6)
+    np.testing.assert_array_equal(own(*arrays, jnp.zeros(3, jnp.float32)), run(*arrays))
+    slope = jax.grad(lambda b: jnp.sum(jnp.sin(own(*arrays, b))))(bias)
+    wanted = jax.jacfwd(lambda b: jnp.sum(jnp.sin(jax.jit(stream)(*arrays, b))))(bias)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-4, atol=1e-5)
+    none = dataclasses.replace(CONFIG, levels=0)
+    alone = memory.attention(*arrays, config=none, rotate=rotate, threshold=0.3)
+    np.testing.assert_allclose(own(*arrays, jnp.full(3, -jnp.inf, jnp.float32)), alone, atol=2e-6)
+
+
+def test_a_bias_of_another_number_of_levels_is_refused(bare_errors):
+    query, key, value, score = tokens()
+    held = memory.init(None, D, config=CONFIG)
+    bias = jnp.zeros(2, jnp.float32)
+    with pytest.raises(ValueError, match=r"slot_bias must be a number or .*\(3,\).*got \(2,\)"):
+        memory.attend(query, held, slot_bias=bias)
+    with pytest.raises(ValueError, match="slot_bias"):
+        memory.attention(query, key, value, score, config=CONFIG, slot_bias=bias)
+    with pytest.raises(ValueError, match="slot_bias"):
+        memory.decode(query, held, key, value, score, slot_bias=bias)
