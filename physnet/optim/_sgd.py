@@ -2,13 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from physnet.optim import _charts, _leaves
+from physnet.optim import _charts, _descent
 
 
 class RiemannianSGDState(NamedTuple):
@@ -82,44 +80,12 @@ def riemannian_sgd(
         Control 58 (2013), 2217.
     """
     chart = _charts.chart(coordinates, curvature, retraction, project_eps)
-    if momentum is not None:
-        _charts.in_range("momentum", momentum, 0.0, 1.0)
-    elif nesterov:
-        raise ValueError("nesterov=True needs a momentum, got momentum=None")
-
-    def init(params: Any) -> RiemannianSGDState:
-        _charts.points("riemannian_sgd", params)
-        count = jnp.zeros([], jnp.int32)
-        if momentum is None:
-            return RiemannianSGDState(count, None)
-        zeros = jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params)
-        return RiemannianSGDState(count, zeros)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RiemannianSGDState]:
-        _leaves.needs_params("riemannian_sgd", params)
-        _charts.points("riemannian_sgd", params)
-        rate = _leaves.rate(learning_rate, state.count)
-
-        def one(grad, point, *trace):
-            if grad is None:
-                return grad, *trace
-            old = _leaves.wide(point)
-            x = chart.enter(old)
-            lr = jnp.asarray(rate, x.dtype)
-            direction = gradient = chart.gradient(x, jnp.asarray(grad, x.dtype))
-            if momentum is None:
-                new, _ = chart.move(x, -lr * gradient, None)
-                return ((new - old).astype(point.dtype),)
-            mu = jnp.asarray(momentum, x.dtype)
-            direction = carried = mu * trace[0] + gradient
-            if nesterov:
-                direction = gradient + mu * carried
-            new, carried = chart.move(x, -lr * direction, carried)
-            return (new - old).astype(point.dtype), carried
-
-        traces = [] if momentum is None else [state.trace]
-        new, *trace = _leaves.map_leaves(one, updates, params, *traces)
-        count = jnp.asarray(optax.safe_increment(state.count))
-        return new, RiemannianSGDState(count, trace[0] if trace else None)
-
-    return optax.GradientTransformation(init, update)
+    return _descent.descent(
+        "riemannian_sgd",
+        chart,
+        RiemannianSGDState,
+        check=_charts.points,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        nesterov=nesterov,
+    )

@@ -43,11 +43,17 @@ class Stiefel:
             square = square - _square(_matmul(x.mT, vector)) / 2
         return jnp.sqrt(jnp.maximum(square, 0))
 
-    def move(self, x: Array, step: Array, carried: Array) -> tuple[Array, Array]:
-        """Where a step leads, and a vector carried along: projected at the new point."""
+    def enter(self, x: Array) -> Array:
+        """A leaf as steps take it."""
+        return tall(x)
+
+    def move(self, x: Array, step: Array, carried: Any) -> tuple[Array, Any]:
+        """Where a step leads, and a vector carried along (if any): projected at the new point."""
         new = polar_factor(x + step) if self.retraction == "polar" else _unit_triangle(x + step)
         still = jnp.all(step == 0, axis=(-2, -1), keepdims=True)
         new = jnp.where(still, x, new)
+        if carried is None:
+            return new, None
         return new, jnp.where(still, carried, project(new, carried))
 
 

@@ -110,7 +110,7 @@ def stiefel_adam(
             if grad is None:
                 return grad, mean, square
             old = _leaves.wide(matrix)
-            x = _stiefel.tall(old)
+            x = manifold.enter(old)
             lr, d1, d2, tiny = (jnp.asarray(value, x.dtype) for value in (rate, b1, b2, eps))
             step = count.astype(x.dtype)
             gradient = manifold.gradient(x, _stiefel.tall(jnp.asarray(grad, x.dtype)))

@@ -2,13 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from physnet.optim import _charts, _leaves, _stiefel
+from physnet.optim import _descent, _stiefel
 
 
 class StiefelSGDState(NamedTuple):
@@ -77,44 +75,14 @@ def stiefel_sgd(
         SIAM J. Matrix Anal. Appl. 20 (1998), 303 (the canonical metric).
     """
     manifold = _stiefel.Stiefel(metric, retraction)
-    if momentum is not None:
-        _charts.in_range("momentum", momentum, 0.0, 1.0)
-    elif nesterov:
-        raise ValueError("nesterov=True needs a momentum, got momentum=None")
-
-    def init(params: Any) -> StiefelSGDState:
-        _stiefel.matrices("stiefel_sgd", params)
-        count = jnp.zeros([], jnp.int32)
-        if momentum is None:
-            return StiefelSGDState(count, None)
-        zeros = jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params)
-        return StiefelSGDState(count, zeros)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, StiefelSGDState]:
-        _leaves.needs_params("stiefel_sgd", params)
-        _stiefel.matrices("stiefel_sgd", params)
-        rate = _leaves.rate(learning_rate, state.count)
-
-        def one(grad, matrix, *trace):
-            if grad is None:
-                return grad, *trace
-            old = _leaves.wide(matrix)
-            x = _stiefel.tall(old)
-            lr = jnp.asarray(rate, x.dtype)
-            direction = gradient = manifold.gradient(x, _stiefel.tall(jnp.asarray(grad, x.dtype)))
-            carried = gradient
-            if momentum is not None:
-                mu = jnp.asarray(momentum, x.dtype)
-                direction = carried = mu * _stiefel.tall(trace[0]) + gradient
-                if nesterov:
-                    direction = gradient + mu * carried
-            new, carried = manifold.move(x, -lr * direction, carried)
-            out = (_stiefel.back(new, old) - old).astype(matrix.dtype)
-            return (out, _stiefel.back(carried, old)) if trace else (out,)
-
-        traces = [] if momentum is None else [state.trace]
-        new, *trace = _leaves.map_leaves(one, updates, params, *traces)
-        count = jnp.asarray(optax.safe_increment(state.count))
-        return new, StiefelSGDState(count, trace[0] if trace else None)
-
-    return optax.GradientTransformation(init, update)
+    return _descent.descent(
+        "stiefel_sgd",
+        manifold,
+        StiefelSGDState,
+        check=_stiefel.matrices,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        nesterov=nesterov,
+        inward=_stiefel.tall,
+        outward=_stiefel.back,
+    )
