@@ -5,6 +5,7 @@ inverse of the other but data, or a loss of consistency. No momentum is flipped,
 which the way back is another law, does not speak against it.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from physnet import time_reversal
-from reversal_lab import oscillators, training
-from reversal_lab.oscillators import FAR, METRICS, NEAR
+from reversal_lab import oscillators
+from reversal_lab.oscillators import METRICS
 from reversal_lab.settings import Oscillators
 
 ROWS = {
@@ -77,24 +78,8 @@ def loss(kind: str, s: Oscillators) -> Callable[..., jax.Array]:
 
 def program(kind: str, s: Oscillators) -> Callable[..., Any]:
     """As `oscillators.program`, of the forward head's states."""
-    objective = loss(kind, s)
-
-    def run(train, start, weight, seed):
-        key, draw = jax.random.split(jax.random.key(seed))
-        params = training.descend(
-            lambda params, key: objective(params, key, train, weight),
-            heads(key, s.width),
-            rate=s.rate,
-            updates=s.updates,
-            key=draw,
-        )
-        states = passed(params, start, 0, steps=FAR, step=s.step)
-        near = states[: NEAR + 1]
-        again = there_and_back(params, near, step=s.step)
-        apart = time_reversal.consistency_loss(near, again, metric="euclidean")
-        return states[NEAR], states[FAR], apart
-
-    return run
+    forward = functools.partial(passed, way=0)
+    return oscillators.trained(loss(kind, s), heads, forward, there_and_back, s)
 
 
 def rows(s: Oscillators) -> Iterator[dict[str, Any]]:

@@ -135,20 +135,30 @@ def program(kind: str, s: Oscillators) -> Callable[..., Any]:
 
     Those near and far from the start, and the mean distance from the way back on the way to near.
     """
-    objective = loss(kind, s)
+    return trained(loss(kind, s), field, rollout, there_and_back, s)
+
+
+def trained(
+    objective: Callable[..., jax.Array],
+    init: Callable[[jax.Array, int], Any],
+    passes: Callable[..., jax.Array],
+    returns: Callable[..., jax.Array],
+    s: Oscillators,
+) -> Callable[..., Any]:
+    """`program` of any model: how it starts, passes on from a state, and comes back."""
 
     def run(train, start, weight, seed):
         key, draw = jax.random.split(jax.random.key(seed))
         params = training.descend(
             lambda params, key: objective(params, key, train, weight),
-            field(key, s.width),
+            init(key, s.width),
             rate=s.rate,
             updates=s.updates,
             key=draw,
         )
-        states = rollout(params, start, steps=FAR, step=s.step)
+        states = passes(params, start, steps=FAR, step=s.step)
         near = states[: NEAR + 1]
-        again = there_and_back(params, near, step=s.step)
+        again = returns(params, near, step=s.step)
         apart = time_reversal.consistency_loss(near, again, metric="euclidean")
         return states[NEAR], states[FAR], apart
 
