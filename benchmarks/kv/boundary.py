@@ -1,6 +1,5 @@
 """The boundary memory of physnet, in the training loop."""
 
-import dataclasses
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -64,7 +63,3 @@ def boundary(config: memory.Config, *, scored: bool = True, power: float = 1.0):
         )
 
     return attend
-
-
-def described(config: memory.Config) -> dict[str, Any]:
-    return dataclasses.asdict(config)

@@ -313,9 +313,15 @@ def test_script(tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(output.read_text())["rows"]
 
-    rows = run("--data", "recall", "--only", "window")
-    assert len({results.identity(row) for row in rows}) == len(rows) == 2
-    assert all(row["bytes"] > 0 and 0 <= row["mean"][0] <= 1 for row in rows)
-    again = run("--data", "recall", "--only", "window", "--picture", str(picture))
-    assert again == rows  # times too: nothing was run
+    rows = run("--data", "recall", "--only", "bf16")
+    assert len({results.identity(row) for row in rows}) == len(rows) == 2 + 15
+    assert all(row["bytes"] > 0 for row in rows)
+    before = {results.identity(row): row for row in rows}
+    rows = run("--data", "text", "--only", "window", "--picture", str(picture))
     assert picture.stat().st_size > 10_000
+    assert {row["data"] for row in rows} == {"recall", "text"}
+    for row in rows:  # those of the first run were kept as they were
+        if row["data"] == "recall":
+            assert row == before[results.identity(row)]
+        else:
+            assert all(0 < bits < 12 for bits in row["bits"])
