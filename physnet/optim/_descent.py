@@ -15,7 +15,7 @@ from physnet.optim import _charts, _leaves
 def descent(
     owner: str,
     manifold: Any,
-    state: Callable[..., Any],
+    new_state: Callable[..., Any],
     *,
     check: Callable[[str, Any], None],
     learning_rate: Any,
@@ -30,7 +30,7 @@ def descent(
         owner: the public name, for errors.
         manifold: `enter` (a leaf), `gradient` (point, derivative), `move` (point, step, vector or
             None) -> (point, vector).
-        state: makes a state of (count, trace).
+        new_state: makes a state of (count, trace).
         check: raises for leaves that are no points.
         learning_rate, momentum, nesterov: of the public function.
         inward: a derivative or vector, from the shape of a leaf to that of the manifold.
@@ -45,13 +45,13 @@ def descent(
         check(owner, params)
         count = jnp.zeros([], jnp.int32)
         if momentum is None:
-            return state(count, None)
-        return state(count, jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params))
+            return new_state(count, None)
+        return new_state(count, jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params))
 
-    def update(updates: Any, before: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         _leaves.needs_params(owner, params)
         check(owner, params)
-        rate = _leaves.rate(learning_rate, before.count)
+        rate = _leaves.rate(learning_rate, state.count)
 
         def one(grad, point, *trace):
             if grad is None:
@@ -70,9 +70,9 @@ def descent(
             out = (outward(new, old) - old).astype(point.dtype)
             return (out,) if carried is None else (out, outward(carried, old))
 
-        traces = [] if momentum is None else [before.trace]
+        traces = [] if momentum is None else [state.trace]
         new, *trace = _leaves.map_leaves(one, updates, params, *traces)
-        count = jnp.asarray(optax.safe_increment(before.count))
-        return new, state(count, trace[0] if trace else None)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return new, new_state(count, trace[0] if trace else None)
 
     return optax.GradientTransformation(init, update)
