@@ -2,10 +2,16 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+    Event,
+    SessionLog,
+)
 
 from lm import files
 
@@ -18,14 +24,13 @@ class Metrics:
         kept = [record for record in read(path) if record["step"] <= step]
         files.replace(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
-        # TensorBoard drops what earlier event files hold from purge_step on.
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._board = Board(folder / "tensorboard", step=step)
 
     def record(self, kind: str, step: int, **values: float) -> None:
         """One line {"kind", "step", ...}; `kind` is train or validation."""
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.scalar(f"{kind}/{name}", value, step)
 
     def flush(self) -> None:
         self._file.flush()
@@ -39,6 +44,34 @@ class Metrics:
         self.flush()
         self._file.close()
         self._board.close()
+
+
+class Board:
+    """TensorBoard's event file of one start of a run.
+
+    Not a SummaryWriter: that one writes in a thread of its own, and its flush does not wait for
+    what still stands in the queue, so that a kill loses steps that a checkpoint has promised.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        # The time to the nanosecond: two starts within a second must not share a file.
+        self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # TensorBoard drops what earlier event files hold from this step on.
+        self._file.write_event(
+            Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        )
+        self.flush()
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        event = Event(wall_time=time.time(), step=step, summary=summary.scalar(tag, value))
+        self._file.write_event(event)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

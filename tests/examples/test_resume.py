@@ -7,6 +7,7 @@ import struct
 import time
 
 import pytest
+from lm.metrics import Metrics
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 STEPS, EVERY, KILLS = 200, 10, 3
@@ -125,6 +126,19 @@ def test_kills_at_any_moment_lose_at_most_checkpoint_every_steps(job, unbroken, 
         assert len(values) == 1, f"{tag} of step {step} is shown {len(values)} times"
         if not tag.endswith("seconds"):
             assert values == expected[tag, step]
+
+
+def test_what_was_flushed_is_on_the_disk(tmp_path):
+    with Metrics(tmp_path, step=0) as first, Metrics(tmp_path, step=2) as second:
+        for step in range(1, 2001):
+            first.record("train", step, loss=float(step))
+        first.flush()
+        assert board(tmp_path) == {("train/loss", step): [step] for step in (1, 2)}
+        for step in range(3, 9):
+            second.record("train", step, loss=-float(step))
+        second.flush()  # within a second of the first: a file of its own
+        shown = board(tmp_path)
+    assert shown == {("train/loss", s): [s if s < 3 else -s] for s in range(1, 9)}
 
 
 def test_a_finished_job_runs_again_without_training(job, unbroken):
