@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from kv.model import rotate
@@ -44,11 +45,28 @@ def nbytes(config: memory.Config, head_dim: int) -> int:
     return config.nbytes(head_dim, dtype=jnp.bfloat16)
 
 
-def boundary(config: memory.Config, *, scored: bool = True, power: float = 1.0):
+SWING = 30.0  # some hundred small steps must be able to move a bias by several nats
+
+
+def bias_start(config: memory.Config) -> jax.Array:
+    """The parameter behind `slot_bias`: merged slots weigh e^-3 of their tokens' count."""
+    return jnp.full((config.levels,), -3.0 / SWING, jnp.float32)
+
+
+def slot_bias(params: jax.Array) -> jax.Array:
+    """What is added to the logits of merged slots, (levels,)."""
+    return SWING * params
+
+
+def boundary(
+    config: memory.Config, *, scored: bool = True, power: float = 1.0, biased: bool = False
+):
     """Attention of one head through the memory.
 
-    `scored`: a token's mass is the layer's score to a power. A small power chooses the same
-    landmarks, but hardly weighs them in the softmax or in means; 0 with `scored` false.
+    Args:
+        scored: a token's mass is the layer's score to a power. A small power chooses the same
+            landmarks, but hardly weighs them in the softmax or in means; 0 with `scored` false.
+        biased: a learned bias of each level's slots.
     """
 
     def attend(params: Any, query, key, value, score):
@@ -60,6 +78,7 @@ def boundary(config: memory.Config, *, scored: bool = True, power: float = 1.0):
             score**power if scored else None,
             config=config,
             rotate=rotate,
+            slot_bias=slot_bias(params) if biased else None,
         )
 
     return attend

@@ -117,7 +117,7 @@ def boundary_of(
     Args:
         kind: Words: "scored" (masses are learned) or "recent" (all tokens weigh 1), the bits of
             landmarks and slots ("bf16", "8", "4", "2"), "means" (no landmarks), "alone" (no
-            levels: what is no landmark is forgotten).
+            levels: what is no landmark is forgotten), "biased" (a learned bias of each level).
     """
     words = kind.split()
     config = boundary.size(
@@ -128,9 +128,11 @@ def boundary_of(
         levels="alone" not in words,
         bits=next((int(w) for w in words if w in ("2", "4", "8")), None),  # type: ignore[arg-type]
     )
-    scored = "recent" not in words and words != ["means"]
+    scored = "recent" not in words and words[0] != "means"
     nbytes = boundary.nbytes(config, d)
-    attend = boundary.boundary(config, scored=scored, power=power)
-    train = parallel.boundary(config, scored=scored, power=power, teach=scored)
-    own = {"config": config, "train": train, "teach": scored}
+    options = {"scored": scored, "power": power, "biased": "biased" in words}
+    attend = boundary.boundary(config, **options)
+    train = parallel.boundary(config, teach=scored, **options)
+    start = (lambda key, value: boundary.bias_start(config)) if options["biased"] else None
+    own = {"config": config, "train": train, "teach": scored, "start": start}
     return Method(f"boundary, {kind}", ratio, nbytes, attend, **own)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kv.boundary import slot_bias
 from kv.dense import age, foretold, logits, softmax
 from kv.levels import counter
 from kv.model import rotate
@@ -50,7 +51,12 @@ def landmarks(config: memory.Config, mass: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def boundary(
-    config: memory.Config, *, scored: bool = True, power: float = 1.0, teach: bool = False
+    config: memory.Config,
+    *,
+    scored: bool = True,
+    power: float = 1.0,
+    teach: bool = False,
+    biased: bool = False,
 ):
     """Attention of one head through the memory, as `kv.boundary.boundary` gives it.
 
@@ -84,7 +90,7 @@ def boundary(
             out = jnp.where(far, 0.0, weight) @ value + jnp.where(far, weight, 0.0) @ held
             return (out, foretold(whole, score)) if teach else out
 
-        span = jnp.asarray(spans(config, length // block))
+        span = spans(config, length // block)
         inside = (span[..., :1] <= own // block) & (own // block < span[..., 1:])
         weight = jnp.where(inside & (left & ~kept)[:, None], rest, 0.0)  # (M, C, T)
         heavy = jnp.sum(weight, -1)
@@ -98,6 +104,9 @@ def boundary(
         turned = rotate(query, own.astype(query.dtype)).reshape(-1, block, dim)
         slots = jnp.einsum("mbd,mcd->mbc", turned, keys) * dim**-0.5
         slots = slots + jnp.log(jnp.where(heavy > 0, heavy, 1.0))[:, None]
+        if biased:
+            level = np.log2(np.maximum(span[..., 1] - span[..., 0], 1)).astype(np.int32)
+            slots = slots + slot_bias(params)[level][:, None]
         slots = jnp.where((heavy > 0)[:, None], slots, -1e30).reshape(length, -1)
         weight = jax.nn.softmax(jnp.concatenate([shown, slots], 1), -1)
         tokens, slots = weight[:, :length], weight[:, length:].reshape(-1, block, span.shape[1])

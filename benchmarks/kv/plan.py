@@ -111,9 +111,14 @@ def rows(kind: str, preset: str) -> list[Method]:
     if kind == "text":
         return [
             full,
+            *some(methods.window, 8, 16),
+            *ours("recent biased 4", 8, 16),
+            *ours("scored biased 4", 8, 16),
             *ours("scored 4", 16, 8, 32),
-            *some(methods.window, 8, 16, 4, 32, 64),
             *ours("recent 4", 16, 8, 32),
+            *some(methods.window, 4, 32, 64),
+            *ours("recent biased 4", 32),
+            *ours("scored biased 4", 32),
             *ours("recent alone 4", 16, 8, 32),
             *ours("scored alone 4", 16, 8, 32),
             *bits(4, 8, 16, 32),

@@ -243,8 +243,8 @@ def test_what_is_lost_and_what_is_not():
     assert losses.operators("coded", 20, 0.25).shape == (losses.PATTERNS, 20, 40)
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_parallel_form_is_the_memory(bits):
+@pytest.mark.parametrize(("bits", "biased"), [(None, True), (4, False)])
+def test_parallel_form_is_the_memory(bits, biased):
     """What is trained with equals what is measured: numbers and gradients."""
     from physnet.holography import memory
 
@@ -252,14 +252,17 @@ def test_parallel_form_is_the_memory(bits):
     alone = memory.Config(8, 8, 2, 12, 2, 0, bits)
     q, k, v = jax.random.normal(jax.random.key(4), (3, 2 * T, D), jnp.float32)
     s = jax.nn.sigmoid(3 * jax.random.normal(jax.random.key(5), (2 * T,), jnp.float32))
+    own = jnp.linspace(-0.1, 0.1, 5, dtype=jnp.float32)  # of five levels
     for sizes, atol in ((config, 0.06 if bits else 2e-5), (alone, 2e-5)):
+        given = own[: sizes.levels]
 
-        def both(form, sizes=sizes):
-            def loss(*head):
-                out = form.boundary(sizes)(None, *head)
+        def both(form, sizes=sizes, given=given):
+            def loss(given, *head):
+                out = form.boundary(sizes, biased=biased)(given, *head)
                 return jnp.sum(jnp.sin(out)), out
 
-            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, s)
+            run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True))
+            return run(given, q, k, v, s)
 
         (_, one), slope = both(parallel)
         (_, two), other = both(boundary)
