@@ -2,6 +2,7 @@
 
     python benchmarks/kv_memory.py --preset smoke      # seconds, on any machine
     python benchmarks/kv_memory.py --preset cpu        # minutes: a few rows at a context of 512
+    python benchmarks/kv_memory.py --preset long --data text --seeds 2  # an hour: text at 2048
     python benchmarks/kv_memory.py --preset gpu        # one GPU: everything at 2048
     python benchmarks/kv_memory.py --preset gpu --shard 0/2 --output kv0.json      # half of it
     python benchmarks/kv_memory.py --merge kv0.json kv1.json --output all.json --picture kv.png
@@ -205,7 +206,7 @@ def measure(kind: str, options: argparse.Namespace, settings: dict[str, Any], be
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=("smoke", "cpu", "gpu"), default="cpu")
+    parser.add_argument("--preset", choices=("smoke", "cpu", "long", "gpu"), default="cpu")
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th row from the i-th on")

@@ -67,6 +67,10 @@ def text(preset: str) -> Plan:
     if preset == "cpu":
         before = (stage(128, 12, 200, 3e-3),)
         return Plan(Config(0), before, stage(512, 2, 20, 1e-3), 24, 6)
+    if preset == "long":  # the full context, for as small a model as two cores train in an hour
+        before = (stage(256, 24, 600, 3e-3), stage(1024, 4, 200, 1.5e-3))
+        small = Config(0, layers=2, heads=1)
+        return Plan(small, before, stage(2048, 2, 100, 1e-3), 48, 4, power=0.1)
     model = Config(0, layers=3, heads=3, hidden=768)
     before = (stage(256, 48, 500, 3e-3), stage(1024, 8, 300, 1.5e-3))
     return Plan(model, before, stage(2048, 4, 250, 1e-3), 216, 12, power=0.1)
@@ -108,6 +112,17 @@ def rows(kind: str, preset: str) -> list[Method]:
             *some(methods.log_linear, 4),
         ]
         return [full, *found]
+    if kind == "text" and preset == "long":
+        return [
+            full,
+            *some(methods.window, 8),
+            *ours("recent biased 4", 8),
+            *ours("scored biased 4", 8),
+            *ours("recent 4", 8),
+            *ours("recent alone 4", 8),
+            *some(methods.window, 16),
+            *ours("recent biased 4", 16),
+        ]
     if kind == "text":
         return [
             full,
