@@ -14,11 +14,14 @@ from pathlib import Path
 
 import tyro
 from lm import corpus as corpora
-from lm import ppmd, report, results, rows
+from lm import ensemble, ppmd, refine, report, results, rows
 from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.settings import PRESETS, Settings
 from rich.console import Console
+
+HELD_BACK = 0.05
+"""Share of the training text on which --refine chooses thresholds."""
 
 
 def main(settings: Settings, console: Console) -> None:
@@ -31,6 +34,8 @@ def main(settings: Settings, console: Console) -> None:
             f"cannot write into {folder} ({error.strerror}): give another --directory"
         ) from error
     corpus = load(settings, console)
+    if settings.refine:
+        corpus = corpora.hold_back(corpus, HELD_BACK, block=settings.training.block)
     console.print(
         f"{corpus.name}: {len(corpus.train):,} characters to train on, "
         f"{len(corpus.validation):,} held out, {len(corpus.characters)} different ones"
@@ -45,6 +50,12 @@ def main(settings: Settings, console: Console) -> None:
         for model in models:
             row = results.trained(model, corpus, settings, folder / model.name, console=console)
             table.append(row)
+        model = rows.plain(settings, len(corpus.characters))
+        if settings.refine:
+            table.append(refine.row(model, corpus, settings, folder, console=console))
+        if settings.ensemble:
+            for row in ensemble.rows(model, corpus, settings, folder, console=console):
+                table.append(row)
     finally:  # a row that fails takes none of the others with it
         if table:
             report.write(folder, table, text=corpus.name, console=console)

@@ -3,8 +3,8 @@
 Convention: G(z) = (z - H)^{-1} with H tridiagonal and Hermitian, Im z > 0.
 
 The mechanisms need jax alone and come with `import physnet`; `physnet.nn` and `physnet.models`
-need Flax and `physnet.optim` needs optax, which are slow to import, and `physnet.holography` has
-many modules: loaded at their first use.
+need Flax and `physnet.optim` needs optax, which are slow to import, and `physnet.holography` and
+`physnet.superposition` have many modules: loaded at their first use.
 """
 
 import importlib as _importlib
@@ -27,10 +27,11 @@ if _typing.TYPE_CHECKING:
     from physnet import models as models
     from physnet import nn as nn
     from physnet import optim as optim
+    from physnet import superposition as superposition
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("holography", "models", "nn", "optim")
+_ON_FIRST_USE = ("holography", "models", "nn", "optim", "superposition")
 
 
 def __getattr__(name: str) -> _types.ModuleType:

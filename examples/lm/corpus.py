@@ -34,12 +34,16 @@ LAST_WORDS = "Whiles thou art waking."
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A text as integers: the first nine tenths train, the rest validates."""
+    """A text as integers: the first nine tenths train, the rest validates.
+
+    `calibration` is what `hold_back` took from the end of the training text.
+    """
 
     name: str
     characters: str
     train: np.ndarray
     validation: np.ndarray
+    calibration: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     def decode(self, tokens: np.ndarray) -> str:
         return "".join(self.characters[int(token)] for token in tokens)
@@ -68,6 +72,19 @@ def split(name: str, text: str, *, block: int) -> Corpus:
             f"{block + 1}; give a longer text or a smaller --training.block"
         )
     return corpus
+
+
+def hold_back(corpus: Corpus, share: float, *, block: int) -> Corpus:
+    """The corpus with the last `share` of its training text for calibration alone."""
+    border = int((1.0 - share) * len(corpus.train))
+    kept, calibration = corpus.train[:border], corpus.train[border:]
+    if min(len(kept), len(calibration)) < block + 1:
+        raise UserError(
+            f"the text {corpus.name} is too short to hold {share:.0%} of it back for --refine: "
+            f"that is {len(calibration)} characters, and a block with its next one needs "
+            f"{block + 1}; give a longer text or a smaller --training.block"
+        )
+    return dataclasses.replace(corpus, train=kept, calibration=calibration)
 
 
 def read_file(path: Path) -> str:

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 from lm.rows import Model
 from lm.settings import Training
-from lm.step import initial_state, steps
+from lm.step import begin, program, read_by
 
 
 def of_a_step(model: Model, training: Training, *, text: int) -> int:
     """Bytes that one training step on a text of so many tokens needs beside arguments, results."""
-    state = jax.eval_shape(lambda: initial_state(model, training))
-    tokens = jax.ShapeDtypeStruct((text,), jnp.int32)
+    state = jax.eval_shape(lambda: begin(model, training))
+    tokens = read_by(model, jax.ShapeDtypeStruct((text,), jnp.int32))
     first = jax.ShapeDtypeStruct((), jnp.int32)
-    step = jax.jit(steps(model, training, training.steps_per_call), donate_argnums=0)
+    step = jax.jit(program(model, training, training.steps_per_call), donate_argnums=0)
     # Buffers are assigned before machine code is made, so cheap code shows the same memory.
     options = {"xla_backend_optimization_level": 0}
     compiled = step.lower(state, tokens, first).compile(compiler_options=options)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lm import files, picture
-from lm.results import Result
+from lm.results import Part, Result
 
 COLUMNS = (
     "model",
@@ -22,6 +22,8 @@ COLUMNS = (
     "tokens/s",
     "step\nmemory",
 )
+
+COMPARED = ("model", "nats", "accuracy", "pairs kept")
 
 
 def write(folder: Path, results: list[Result], *, text: str, console: Console) -> None:
@@ -38,6 +40,13 @@ def write(folder: Path, results: list[Result], *, text: str, console: Console) -
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    if compared := comparison(results):
+        finer = Table(title="Rows and what they are compared with", box=SIMPLE_HEAD, padding=0)
+        for index, name in enumerate(COMPARED):
+            finer.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in compared:
+            finer.add_row(*row)
+        console.print(finer)
     for result in results:
         if result.sample:
             console.print(f"\n{result.label} writes:", style="bold")
@@ -82,6 +91,33 @@ def cells(result: Result, finish: float | None) -> tuple[str, ...]:
     )
 
 
+def comparison(results: list[Result]) -> list[tuple[str, ...]]:
+    """Lines for every row of a model and its parts, where some row has parts; in COMPARED's order.
+
+    After the parts of an ensemble stands their mean.
+    """
+    if not any(result.parts for result in results):
+        return []
+    lines = []
+    for result in results:
+        if result.accuracy is None:
+            continue
+        lines.append(_compared(result.label, result))
+        lines += [_compared(f"  {one.label}", one) for one in result.parts]
+        if len(result.parts) > 1:
+            nats, accuracy, kept = (
+                sum(getattr(one, name) for one in result.parts) / len(result.parts)
+                for name in ("nats", "accuracy", "kept_pairs")
+            )
+            lines.append(_compared("  mean of these", Part("", nats, accuracy, kept)))
+    return lines
+
+
+def _compared(label: str, figures: Result | Part) -> tuple[str, ...]:
+    kept = _format(figures.kept_pairs, "{:.1%}")
+    return label, f"{figures.nats:.4f}", _format(figures.accuracy, "{:.2%}"), kept
+
+
 def markdown(results: list[Result], rows: list[tuple[str, ...]], text: str) -> str:
     """The table with a line about each column, the picture, and the samples."""
     lines = [f"# Language models on {text}", ""]
@@ -90,6 +126,9 @@ def markdown(results: list[Result], rows: list[tuple[str, ...]], text: str) -> s
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     notes = NOTES + (EXPERTS if any(result.experts for result in results) else "")
     notes += "".join(note for name, note in DEPTH if any(row.name == name for row in results))
+    if compared := comparison(results):
+        lines += ["", f"| {' | '.join(COMPARED)} |", "|---" + "|---:" * (len(COMPARED) - 1) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in compared]
     lines += ["", notes, "", "![curves, gate map and memory](report.png)", ""]
     for result in results:
         if result.sample:
@@ -116,6 +155,17 @@ DEPTH = (
         "bk-reversible",
         "\nReversible: BK-Core that rebuilds the activations of each block in its backward pass.",
     ),
+    (
+        "bk-refined",
+        "\nRefined: the trained BK-Core with a threshold for each head, chosen on text held back.",
+    ),
+    (
+        "bk-ensemble",
+        "\nMixed: the mean of the probabilities of models of several seeds; its tokens/s count the"
+        " text that each of them reads.",
+    ),
+    ("bk-forward", "\nForward KL: a BK-Core that also learns that mixture, KL(mixture || it)."),
+    ("bk-reverse", "\nReverse KL: a BK-Core that also learns that mixture, KL(it || mixture)."),
 )
 """What the table says of rows with these names."""
 

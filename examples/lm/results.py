@@ -13,10 +13,11 @@ from rich.console import Console
 from lm import memory, metrics, ppmd, sampling
 from lm.checkpoints import digest
 from lm.corpus import Corpus
-from lm.evaluation import Evaluator
+from lm.evaluation import Evaluation, Evaluator
+from lm.members import mixture
 from lm.rows import Model
 from lm.settings import Settings, Training
-from lm.training import train
+from lm.training import Trained, train
 
 GATE_MAP = 48
 """Characters of the gate map: as many as stay legible."""
@@ -52,6 +53,16 @@ class Experts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """Figures of something that is no row of its own."""
+
+    label: str
+    nats: float
+    accuracy: float
+    kept_pairs: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The figures of a row; None and empty where a row has none."""
 
@@ -71,6 +82,10 @@ class Result:
     sample: str = ""
     digest: str = ""
     """Of the final parameters."""
+    accuracy: float | None = None
+    """Share of the characters that the likeliest guess hits."""
+    parts: tuple[Part, ...] = ()
+    """What the row is to be compared with: the models of an ensemble, say."""
 
     @property
     def bits(self) -> float:
@@ -93,10 +108,33 @@ def trained(
     model: Model, corpus: Corpus, settings: Settings, folder: Path, *, console: Console
 ) -> Result:
     """The row of a model: trained (or resumed, or found trained) in its folder, then measured."""
+    evaluator = held_out(model, corpus, settings)
+    done = train(model, corpus, settings.training, evaluator, folder, console=console)
+    return measured(model, done, corpus, settings, folder, evaluator=evaluator)
+
+
+def held_out(model: Model, corpus: Corpus, settings: Settings) -> Evaluator:
+    """Measures a row on held-out text, an ensemble by its mixture."""
     training = settings.training
-    evaluator = Evaluator(model, corpus.validation, block=training.block, dtype=training.dtype)
-    done = train(model, corpus, training, evaluator, folder, console=console)
-    params = done.params
+    whole = mixture(model)
+    return Evaluator(whole, corpus.validation, block=training.block, dtype=training.dtype)
+
+
+def part(label: str, found: Evaluation) -> Part:
+    return Part(label, found.nats, found.accuracy, found.kept_pairs)
+
+
+def measured(
+    model: Model,
+    done: Trained,
+    corpus: Corpus,
+    settings: Settings,
+    folder: Path,
+    *,
+    evaluator: Evaluator,
+) -> Result:
+    """The row of a model whose schedule is over."""
+    training, params, whole = settings.training, done.params, mixture(model)
     final = evaluator.evaluate(params)
     tokens = training.batch * training.block
     return Result(
@@ -116,9 +154,9 @@ def trained(
             for record in metrics.read(folder / "metrics.jsonl")
             if record["kind"] == "validation"
         ),
-        gate=_gate(model, params, corpus.validation[: min(training.block, GATE_MAP)], corpus),
+        gate=_gate(whole, params, corpus.validation[: min(training.block, GATE_MAP)], corpus),
         sample=sampling.write(
-            model,
+            whole,
             params,
             corpus,
             settings.sample,
@@ -128,6 +166,7 @@ def trained(
             seed=training.seed,
         ),
         digest=digest(params),
+        accuracy=final.accuracy,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lm.errors import UserError
-from lm.settings import Settings
+from lm.settings import Direction, Settings
 from physnet.models import bk_core, transformer
 
 ABLATIONS = (
@@ -34,6 +34,20 @@ class Penalty(NamedTuple):
     windows: int
 
 
+class Teacher(NamedTuple):
+    """An ensemble whose mixture of predictions a row learns beside the text itself.
+
+    The loss is `labels` times that on the text and the rest times a divergence: KL(mixture || row)
+    where the direction is "forward", KL(row || mixture) where it is "reverse". `params` are those
+    of a row with `members`, whose functions are `model`'s.
+    """
+
+    model: "Model"
+    params: Any
+    direction: Direction
+    labels: float
+
+
 class Model(NamedTuple):
     """One trained row: the functions of a model's module and a config for them.
 
@@ -41,7 +55,9 @@ class Model(NamedTuple):
     module's own. A model with gates also has `calibrate(config, params, tokens, *, dtype)`, which
     sets the gates' constants from a sample of text, and `pairs(config, params, tokens)`: the pairs
     (L, B, N, T, T) that each head of each layer keeps. One with experts has `place`: `calibrate`
-    that with a key also places their centroids. One with a `penalty` has that in its training loss.
+    that with a key also places their centroids. One with a `penalty` has that in its training loss,
+    one with a `teacher` learns from that. With `members` the row is an ensemble of so many models
+    of consecutive seeds: the functions are those of one, and parameters have a leading axis.
     """
 
     name: str
@@ -54,6 +70,8 @@ class Model(NamedTuple):
     pairs: Callable[..., jax.Array] | None = None
     place: Callable[..., Any] | None = None
     penalty: Penalty | None = None
+    teacher: Teacher | None = None
+    members: int = 0
 
     def deeper(self, layers: int) -> "Model":
         """The same model with another number of layers."""
@@ -90,6 +108,12 @@ def models(settings: Settings, vocab_size: int) -> list[Model]:
         return rows
     except ValueError as error:
         raise UserError(f"these sizes make no model: {error}") from error
+
+
+def plain(settings: Settings, vocab_size: int) -> Model:
+    """The row of BK-Core, whether or not it is in the table."""
+    (model,) = models(dataclasses.replace(settings, rows=("bk",), ablate=False), vocab_size)
+    return model
 
 
 def parameters(init: Callable[..., Any], config: Any) -> int:

@@ -12,6 +12,8 @@ RowName = Literal[
     "ppmd", "transformer", "bk", "bk-experts", "bk-teleport", "bk-isometry", "bk-reversible"
 ]
 
+Direction = Literal["forward", "reverse"]
+
 
 def _require(group: str | None, settings: Any, name: str, sound: Any, expected: str) -> None:
     value = getattr(settings, name)
@@ -133,6 +135,29 @@ class BKCore:
 
 
 @dataclasses.dataclass(frozen=True)
+class Superposition:
+    """Of the rows that --ensemble, --distill and --refine add."""
+
+    labels: float = 0.5
+    """Share of the text itself in a student's loss; the rest is the ensemble's mixture."""
+    pairs: float = 0.3
+    """Share of the causal pairs that refined thresholds may keep."""
+    generations: int = 20
+    """Updates of the thresholds."""
+    particles: int = 12
+    """Sets of thresholds that an update tries."""
+    windows: int = 128
+    """Windows of the held-back text on which they are tried; few are soon learned by heart."""
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "pairs"):
+            _require("superposition", self, name, lambda value: 0 <= value <= 1, "in [0, 1]")
+        for name in ("generations", "windows"):
+            _require("superposition", self, name, lambda value: value >= 1, "at least 1")
+        _require("superposition", self, "particles", lambda value: value >= 4, "at least 4")
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Train language models on the same text and print how well each predicts held-out text."""
 
@@ -144,6 +169,14 @@ class Settings:
     blocks that keep no activations."""
     ablate: bool = False
     """Also a row for each mechanism of BK-Core left out, and for what acts over its depth."""
+    ensemble: int = 0
+    """Also a row of so many BK-Cores of consecutive seeds, trained by one program; 2 or more."""
+    distill: tuple[Direction, ...] = ()
+    """Also BK-Cores that learn the ensemble's mixture: forward, by KL(mixture || student), and
+    reverse, by KL(student || mixture)."""
+    refine: bool = False
+    """Also a row of BK-Core with a threshold of its own for each head, found by path integrals on a
+    twentieth of the training text, which is then held back from every row."""
     text: Path | None = None
     """A UTF-8 text of your own instead of Shakespeare's plays."""
     directory: Path | None = None
@@ -160,12 +193,16 @@ class Settings:
     sizes: Sizes = Sizes()
     transformer: Transformer = Transformer()
     bk: BKCore = BKCore()
+    superposition: Superposition = Superposition()
 
     def __post_init__(self) -> None:
         _require(None, self, "rows", lambda value: len(value) > 0, "at least one row")
         _require(None, self, "sample", lambda value: value >= 0, "at least 0")
         _require(None, self, "temperature", lambda value: value > 0, "above 0")
         _require(None, self, "depths", lambda value: all(d >= 1 for d in value), "at least 1 each")
+        _require(None, self, "ensemble", lambda value: value == 0 or value >= 2, "0, or at least 2")
+        if self.distill and not self.ensemble:
+            raise UserError("--distill needs an ensemble to learn from: give --ensemble as well")
 
 
 PRESETS: dict[str, Settings] = {

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm.rows import Model, decayed, kinds
+from lm.rows import Model, Teacher, decayed, kinds
 from lm.settings import Training
 from physnet import optim
+from physnet.superposition import distill
 
 PROBES = 2**30
 """Folds the key of a penalty's probes from that of dropout, beyond every site of it."""
@@ -40,9 +41,20 @@ def mean_loss(
 
 
 def objective(
-    model: Model, dtype: Any, params: Any, windows: jax.Array, key: jax.Array
+    model: Model,
+    dtype: Any,
+    params: Any,
+    windows: jax.Array,
+    key: jax.Array,
+    *,
+    taught: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What a step reduces, and the mean loss in it: they differ where the row has a penalty."""
+    """What a step reduces, and the mean loss in it: they differ with a penalty or a teacher.
+
+    `taught` are the logits (K, B, T, V) of the teacher's members.
+    """
+    if model.teacher is not None:
+        return _from_teacher(model, model.teacher, dtype, params, windows, key, taught)
     loss = mean_loss(model, dtype, params, windows, key)
     if model.penalty is None:
         return loss, loss
@@ -50,6 +62,28 @@ def objective(
     probes = jax.random.fold_in(key, PROBES)
     found = function(model.config, params, windows[:count, :-1], key=probes, dtype=dtype)
     return loss + weight * found, loss
+
+
+def _from_teacher(
+    model: Model,
+    teacher: Teacher,
+    dtype: Any,
+    params: Any,
+    windows: jax.Array,
+    key: jax.Array,
+    taught: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    assert taught is not None
+    logits = model.apply(model.config, params, windows[:, :-1], key=key, dtype=dtype)
+    loss = jnp.mean(losses(logits, windows[:, 1:]))
+    divergence = {"forward": distill.mixture_kl, "reverse": distill.reverse_mixture_kl}
+    apart = jnp.mean(divergence[teacher.direction](logits, taught))
+    return teacher.labels * loss + (1.0 - teacher.labels) * apart, loss
+
+
+def members_logits(model: Model, params: Any, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """Logits (K, B, T, V) of each member of an ensemble."""
+    return jax.vmap(lambda own: model.apply(model.config, own, tokens, dtype=dtype))(params)
 
 
 def optimiser(model: Model, training: Training) -> optax.GradientTransformation:
@@ -89,19 +123,24 @@ def initial_state(model: Model, training: Training, *, seed: Any = None) -> dict
 def step(model: Model, training: Training, *, seed: Any = None) -> Callable[..., Any]:
     """A function (state, tokens, number) -> (state, metrics): batch, gradient and update.
 
-    Batch and dropout are functions of the seed and of the step's number alone.
+    Batch and dropout are functions of the seed and of the step's number alone. `tokens` are the
+    text; with a teacher the pair of it and the teacher's parameters.
     """
     seed = training.seed if seed is None else seed
     update = optimiser(model, training).update
     dtype = jnp.dtype(training.dtype)
 
-    def run(state: dict[str, Any], tokens: jax.Array, number: jax.Array) -> tuple[Any, Any]:
+    def run(state: dict[str, Any], tokens: Any, number: jax.Array) -> tuple[Any, Any]:
+        tokens, teacher = tokens if model.teacher is not None else (tokens, None)
         root = jax.random.fold_in(jax.random.key(seed), 1)
         data_key, dropout_key = jax.random.split(jax.random.fold_in(root, number))
         windows = batch(tokens, data_key, size=training.batch, block=training.block)
-        params = state["params"]
+        params, taught = state["params"], None
+        if model.teacher is not None:
+            taught = members_logits(model.teacher.model, teacher, windows[:, :-1], dtype)
         (_, loss), gradient = jax.value_and_grad(
-            lambda params: objective(model, dtype, params, windows, dropout_key), has_aux=True
+            lambda params: objective(model, dtype, params, windows, dropout_key, taught=taught),
+            has_aux=True,
         )(params)
         updates, optimiser_state = update(gradient, state["optimiser"], params)
         state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
@@ -145,10 +184,45 @@ def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> 
     seed = training.seed if seed is None else seed
     one = step(model, training, seed=seed)
 
-    def run(state: dict[str, Any], tokens: jax.Array, first: jax.Array) -> tuple[Any, Any]:
+    def run(state: dict[str, Any], tokens: Any, first: jax.Array) -> tuple[Any, Any]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), first)
-        state = state | {"params": calibrated(model, training, state["params"], tokens, key)}
+        text = tokens[0] if model.teacher is not None else tokens
+        state = state | {"params": calibrated(model, training, state["params"], text, key)}
         numbers = first + jnp.arange(count, dtype=jnp.int32)
         return jax.lax.scan(lambda state, number: one(state, tokens, number), state, numbers)
 
     return run
+
+
+def begin(model: Model, training: Training) -> Any:
+    """`initial_state`, of an ensemble that of every member."""
+    if not model.members:
+        return initial_state(model, training)
+    return jax.vmap(lambda seed: initial_state(model, training, seed=seed))(_seeds(model, training))
+
+
+def program(model: Model, training: Training, count: int) -> Callable[..., Any]:
+    """`steps`, of an ensemble those of every member side by side, with the means of what they log.
+
+    A member takes the steps that a model of its seed takes alone, but for the order of sums.
+    """
+    if not model.members:
+        return steps(model, training, count)
+
+    def run(state: Any, tokens: Any, first: jax.Array) -> tuple[Any, Any]:
+        def member(seed: jax.Array, state: Any) -> tuple[Any, Any]:
+            return steps(model, training, count, seed=seed)(state, tokens, first)
+
+        state, measured = jax.vmap(member)(_seeds(model, training), state)
+        return state, jax.tree.map(lambda values: jnp.mean(values, axis=0), measured)
+
+    return run
+
+
+def _seeds(model: Model, training: Training) -> jax.Array:
+    return training.seed + jnp.arange(model.members, dtype=jnp.int32)
+
+
+def read_by(model: Model, text: Any) -> Any:
+    """What a step of the row reads: the text, and the teacher's parameters where it has one."""
+    return text if model.teacher is None else (text, model.teacher.params)

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lm import files
-from lm.checkpoints import Checkpoints
+from lm.checkpoints import Checkpoints, digest
 from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.evaluation import Evaluator
 from lm.metrics import Metrics
 from lm.rows import Model
 from lm.settings import Training
-from lm.step import initial_state, placed, steps
+from lm.step import begin, placed, program, read_by
 
 Spent = dict[str, Any]
 """What the steps so far took, kept with a checkpoint: seconds, and bytes of memory."""
@@ -70,7 +70,7 @@ def train(
     def say(sentence: str) -> None:
         console.print(f"{model.label}: {sentence}")
 
-    state, step = jax.jit(lambda: initial_state(model, training))(), 0
+    state, step = jax.jit(lambda: begin(model, training))(), 0
     spent = {"seconds": 0.0, "memory": 0}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, say=say)
@@ -87,17 +87,28 @@ def train(
     return Trained(state["params"], spent["seconds"], spent["memory"])
 
 
-def claim(folder: Path, model: Model, corpus: Corpus, training: Training) -> None:
-    """Write the settings into a new folder, or make sure that an old one has the same."""
+def claim(
+    folder: Path, model: Model, corpus: Corpus, training: Training, **more: dict[str, Any]
+) -> None:
+    """Write the settings into a new folder, or make sure that an old one has the same.
+
+    `more` are groups of settings of the row's own.
+    """
     mine = {
         "model": model.name,
         "learning_rate": model.learning_rate,
         "config": dataclasses.asdict(model.config),
         "training": dataclasses.asdict(training),
         "text_sha256": corpus.fingerprint(),
+        **more,
     }
     if model.penalty is not None:
         mine["penalty"] = {"weight": model.penalty.weight, "windows": model.penalty.windows}
+    if model.members:
+        mine["members"] = model.members
+    if model.teacher is not None:
+        _, taught, direction, labels = model.teacher
+        mine["teacher"] = {"direction": direction, "labels": labels, "digest": digest(taught)}
     path = folder / "config.json"
     if not path.exists():
         files.replace(path, json.dumps(mine, indent=2) + "\n")
@@ -128,7 +139,7 @@ class _Loop:
     ) -> None:
         self._model, self._training, self._evaluator = model, training, evaluator
         self._metrics, self._checkpoints, self._progress = metrics, checkpoints, progress
-        self._tokens = jnp.asarray(corpus.train)
+        self._tokens = read_by(model, jnp.asarray(corpus.train))
         self._compiled: dict[int, Any] = {}
 
     def to_the_end(self, state: Any, step: int, spent: Spent) -> tuple[Any, Spent]:
@@ -154,7 +165,7 @@ class _Loop:
         """Take and log `count` steps: the new state, their mean loss, what all took so far."""
         first = jnp.asarray(step, jnp.int32)
         if count not in self._compiled:
-            run = jax.jit(steps(self._model, self._training, count), donate_argnums=0)
+            run = jax.jit(program(self._model, self._training, count), donate_argnums=0)
             self._compiled[count] = run.lower(state, self._tokens, first).compile()
         memory = self._compiled[count].memory_analysis().temp_size_in_bytes
         began = time.perf_counter()

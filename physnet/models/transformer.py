@@ -71,7 +71,7 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
     Example:
         >>> import jax
         >>> config = TransformerConfig(vocab_size=64)
-        >>> params = init(config, jax.random.key(0))
+        >>> params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
         >>> sum(leaf.size for leaf in jax.tree.leaves(params))
         803968
 
@@ -141,7 +141,7 @@ def apply(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> config = TransformerConfig(vocab_size=7, layers=2, width=16, context=8)
-        >>> params = init(config, jax.random.key(0))
+        >>> params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
         >>> run = jax.jit(lambda tokens: apply(config, params, tokens))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
         >>> later = run(tokens.at[0, 3].set(6))
@@ -259,7 +259,7 @@ def extend(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> config = TransformerConfig(vocab_size=7, layers=2, width=16, context=8)
-        >>> params = init(config, jax.random.key(0))
+        >>> params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
         >>> tokens = jnp.array([[1, 2, 3, 4]])
         >>> run = jax.jit(lambda tokens, cache: extend(config, params, tokens, cache))
         >>> _, cache = run(tokens[:, :2], init_cache(config, 1, 8))

@@ -63,6 +63,8 @@ def riemannian_adam(
     A NaN gradient makes its own point NaN, and its state; no other point. A point whose gradient
     and moment are 0 keeps its bits.
 
+    `fisher_adam` is Adam in the metric of the Fisher information, for parameters of any shape.
+
     Args:
         learning_rate: A distance for each step, or a schedule of the step's number.
         curvature: c > 0.

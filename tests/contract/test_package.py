@@ -101,7 +101,8 @@ def test_extras_cover_what_the_rest_imports():
     assert _imported("examples") <= examples
     scripts = [*(ROOT / "examples").iterdir(), *(ROOT / "benchmarks").iterdir()]
     lent = {path.stem for path in scripts}  # modules that others take from there
-    peers = {"torch", "triton", "diffrax"}  # what a benchmark compares with; no test needs them
+    # What a benchmark compares with; no test needs them.
+    peers = {"torch", "triton", "diffrax", "netket", "evosax"}
     assert _imported("benchmarks") - lent <= examples | peers
     assert "physnet[examples]" in EXTRAS["test"]
     assert _imported("tests") - lent <= examples | _names(EXTRAS["test"])

@@ -10,7 +10,7 @@ import pytest
 
 PUBLIC = {
     "physnet": "attention birman_schwinger dyson greens holography hyperbolic models moe nn optim "
-    "scattering symplectic teleport time_reversal",
+    "scattering superposition symplectic teleport time_reversal",
     "physnet.holography": "codes memory mera bulk_to_boundary bulk_to_boundary_fourier "
     "conformal_dimension mass_squared encode decode all_levels level_sizes to_bulk to_boundary "
     "causal_to_bulk causal_to_boundary exponentials Exponentials three_point four_point contact "
@@ -23,6 +23,11 @@ PUBLIC = {
     "stabilisers",
     "physnet.holography.mera": "Level Bulk init principal encode decode light_cone quantum",
     "physnet.holography.mera.quantum": "Chain init ising state expectation energy",
+    "physnet.superposition": "distill path_integral",
+    "physnet.superposition.path_integral": "State Info init step ask tell defaults weights Weights "
+    "Strategy StrategyParams StrategyState gradient Perturbed sharded_step",
+    "physnet.superposition.distill": "mixture_kl reverse_mixture_kl mixture_log_probs "
+    "ensemble_log_probs Losses objective State init step fit Collapse boltzmann_weights collapse",
     "physnet.symplectic": "Info Lattice LatticeState check coupled_scan echo energy inverse "
     "leapfrog reversible_scan",
     "physnet.symplectic.echo": "check_conservative gradient finite_gradient",
@@ -48,7 +53,10 @@ PUBLIC = {
     "physnet.optim": "riemannian_adam riemannian_sgd ema_midpoint RiemannianAdamState "
     "RiemannianSGDState EmaMidpoint EmaMidpointState teleported_lookahead "
     "TeleportedLookaheadState polar_factor orthogonal_initializer orthogonal_retraction "
-    "stiefel_adam StiefelAdamState stiefel_sgd StiefelSGDState",
+    "imaginary_time ImaginaryTimeState Products Rows categorical_rows likelihood_rows "
+    "local_energies wavefunction_rows fisher_adam FisherAdamState OuterScores outer_scores "
+    "stiefel_adam StiefelAdamState stiefel_sgd StiefelSGDState "
+    "path_integral_gradients PathIntegralGradientsState",
     "physnet.teleport": "scan gradients",
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated WittenLayer "
     "attention hamiltonian layers memory mera mixer witten",
@@ -56,7 +64,8 @@ PUBLIC = {
     "physnet.nn.mera": "MERA",
     "physnet.nn.hamiltonian": "init apply positions",
     "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
-    "extend init_cache fit_cache Cache LayerCache isometry_penalty probe_layers",
+    "extend init_cache fit_cache Cache LayerCache isometry_penalty probe_layers refine Refined "
+    "Search allot beyond gate_quantiles shares_of with_shares",
     "physnet.models.transformer": "TransformerConfig init apply init_cache extend Cache",
 }
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names.split()]
@@ -116,15 +125,19 @@ def test_signature_has_arrays_first_and_options_by_keyword(function):
     assert signature.return_annotation is not signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not parameter.empty, parameter
+        if parameter.kind is parameter.VAR_POSITIONAL:  # what a user's function takes besides
+            assert parameter.name == "args"
+            continue
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         optional = parameter.default is not parameter.empty
-        if parameter.name in ("input", "inputs", "score", "scores"):  # arrays, or none
+        if parameter.name in ("input", "inputs", "score", "scores", "weights"):  # arrays, or none
             continue
         assert not optional or parameter.kind is parameter.KEYWORD_ONLY, parameter
 
 
 # Trees of parameters or caches have no one shape; the others take and give plain numbers.
 SHAPELESS = ("init", "init_cache", "fit_cache", "check", "configure", "slots", "surface_slots")
+SHAPELESS += ("step", "ask", "defaults", "gradient", "sharded_step")  # trees of parameters too
 SHAPELESS += ("all_levels", "level_sizes", "exponentials", "erasure_threshold")
 
 

@@ -1,5 +1,7 @@
 """Stiefel optimisers: steps against dense references, closed forms, optax and JAX transforms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,12 @@ def descend(optimiser, slope, params, steps):
         return jax.lax.scan(one, (params, optimiser.init(params)), None, length=steps)[0]
 
     return run(params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def first(optimiser, slopes, points):
+    """Updates of the first step and the state after it: one program, not one an operation."""
+    return optimiser.update(slopes, optimiser.init(points), points)
 
 
 class Dense:
@@ -93,6 +101,7 @@ def test_steps_are_those_of_a_dense_reference(metric, retraction):
     for wide in (False, True):
         turn = (lambda a: a.T) if wide else (lambda a: a)
         adam = optim.stiefel_adam(0.3, b1=0.8, b2=0.9, eps=1e-3, **options)
+        step = jax.jit(adam.update)
         found, states = jnp.asarray(turn(x)), adam.init(jnp.asarray(turn(x)))
         want, mean, square = x, np.zeros_like(x), 0.0
         for t, grad in enumerate(grads, 1):
@@ -102,19 +111,20 @@ def test_steps_are_those_of_a_dense_reference(metric, retraction):
             spread = np.sqrt(square / (1 - 0.9**t)) + 1e-3
             want = dense.retract(want - 0.3 * mean / (1 - 0.8**t) / spread)
             mean = dense.carry(want, mean)
-            updates, states = adam.update(jnp.asarray(turn(grad)), states, found)
+            updates, states = step(jnp.asarray(turn(grad)), states, found)
             found = optax.apply_updates(found, updates)
             np.testing.assert_allclose(found, turn(want), atol=1e-12)
             np.testing.assert_allclose(states.mean, turn(mean), atol=1e-12)
 
     sgd = optim.stiefel_sgd(0.3, momentum=0.7, nesterov=True, **options)
+    step = jax.jit(sgd.update)
     found, states, want, trace = jnp.asarray(x), sgd.init(jnp.asarray(x)), x, np.zeros_like(x)
     for grad in grads:
         g = dense.gradient(want, grad)
         trace = 0.7 * trace + g
         want = dense.retract(want - 0.3 * (g + 0.7 * trace))
         trace = dense.carry(want, trace)
-        updates, states = sgd.update(jnp.asarray(grad), states, found)
+        updates, states = step(jnp.asarray(grad), states, found)
         found = optax.apply_updates(found, updates)
         np.testing.assert_allclose(found, want, atol=1e-12)
         np.testing.assert_allclose(states.trace, trace, atol=1e-12)
@@ -174,7 +184,7 @@ def test_masks_chains_vmap_schedules_and_absent_gradients():
     make = optax.inject_hyperparams(optim.stiefel_adam)
     both = optax.partition({"matrix": make(schedule), "vector": optax.sgd(0.5)}, labels)
     chain = optax.chain(optax.clip_by_global_norm(0.1), both)
-    state = chain.init(params)
+    state = jax.jit(chain.init)(params)
     step = jax.jit(chain.update)
     updates, state = step(grads, state, params)
     assert updates["absent"] is None
@@ -182,14 +192,14 @@ def test_masks_chains_vmap_schedules_and_absent_gradients():
     norm = optax.tree.norm(grads)
     np.testing.assert_allclose(updates["b"], -0.5 * 0.1 / norm)
     alone = optim.stiefel_adam(schedule)
-    want, _ = alone.update(0.1 / norm * grads["w"], alone.init(params["w"]), params["w"])
+    want, _ = first(alone, 0.1 / norm * grads["w"], params["w"])
     np.testing.assert_allclose(updates["w"], want, atol=1e-14)
 
     stack = jnp.stack([orthonormal((4, 2), seed) for seed in range(3)])
     slopes = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 2)))
     for optimiser in (alone, optim.stiefel_sgd(schedule, momentum=0.9)):
-        whole, _ = optimiser.update(slopes, optimiser.init(stack), stack)
-        each, _ = jax.vmap(lambda g, x, o=optimiser: o.update(g, o.init(x), x))(slopes, stack)
+        whole, _ = first(optimiser, slopes, stack)
+        each, _ = jax.vmap(functools.partial(first, optimiser))(slopes, stack)
         np.testing.assert_allclose(whole, each, atol=1e-13)
 
 
@@ -197,17 +207,15 @@ def test_zero_gradients_keep_bits_nan_stays_in_its_matrix_and_one_step_leads_the
     stack = jnp.stack([orthonormal((4, 2), seed, np.float32) for seed in range(3)])
     grads = jnp.ones_like(stack).at[0].set(0).at[1, 0, 0].set(jnp.nan)
     for optimiser in (optim.stiefel_adam(0.1), optim.stiefel_sgd(0.1, momentum=0.5)):
-        updates, _ = optimiser.update(grads, optimiser.init(stack), stack)
+        updates, _ = first(optimiser, grads, stack)
         np.testing.assert_array_equal(updates[0], 0)
         assert np.isnan(updates[1]).all()
         assert off(stack[2] + updates[2]) < 1e-6
     away = 1.5 * stack[2] + 0.1
-    updates, _ = optim.stiefel_sgd(0.1).update(grads[2], optim.stiefel_sgd(0.1).init(away), away)
+    updates, _ = first(optim.stiefel_sgd(0.1), grads[2], away)
     assert off(away + updates) < 1e-6
     narrow = stack[2].astype(jnp.bfloat16)
-    updates, state = optim.stiefel_adam(0.1).update(
-        grads[2].astype(jnp.bfloat16), optim.stiefel_adam(0.1).init(narrow), narrow
-    )
+    updates, state = first(optim.stiefel_adam(0.1), grads[2].astype(jnp.bfloat16), narrow)
     assert updates.dtype == jnp.bfloat16
     assert state.mean.dtype == jnp.float32
     assert off((narrow + updates).astype(jnp.float32)) < 3e-2

@@ -1,0 +1,1 @@
+"""Minimising functions by their values alone: problems, methods, expected running times."""
