@@ -155,9 +155,10 @@ def hilbert_schmidt_norm(
         ValueError, TypeError: As `operator`.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> chain = jnp.zeros(2), jnp.ones(1), jnp.array([1.0, -4.0]), 1 + 1j
-        >>> print(f"{hilbert_schmidt_norm(*chain):.5f} {jnp.linalg.norm(operator(*chain)):.5f}")
+        >>> dense = jax.jit(lambda *x: jnp.linalg.norm(operator(*x)))
+        >>> print(f"{jax.jit(hilbert_schmidt_norm)(*chain):.5f} {dense(*chain):.5f}")
         2.89828 2.89828
     """
     onsite, hopping, potential = _arguments(onsite, hopping, potential)

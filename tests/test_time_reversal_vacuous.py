@@ -74,12 +74,13 @@ def losses_and_gradients(there, back):
         end, ahead = jax.lax.scan(along(there), state, None, length=STEPS)
         _, behind = jax.lax.scan(along(back), end, None, length=STEPS)
         ahead = jnp.concatenate([jnp.concatenate(state, -1)[None], ahead[:-1]])
-        return jnp.stack(
+        found = jnp.stack(
             [
                 time_reversal.consistency_loss(ahead, behind[::-1], metric=m, squared=s)
                 for m, s in OPTIONS
             ]
         )
+        return found, found
 
     def of_scale(scale):
         keys = jax.random.split(jax.random.key(0))
@@ -89,9 +90,10 @@ def losses_and_gradients(there, back):
             "step": jnp.float64(0.2),
             "friction": jnp.float64(0.5),
         }
-        slopes = jax.tree.leaves(jax.jacrev(losses)(params))
+        slopes, found = jax.jacrev(losses, has_aux=True)(params)
+        slopes = jax.tree.leaves(slopes)
         largest = [jnp.max(jnp.abs(g.reshape(len(OPTIONS), -1)), -1) for g in slopes]
-        return losses(params), jnp.max(jnp.stack(largest), 0)
+        return found, jnp.max(jnp.stack(largest), 0)
 
     return jax.jit(jax.vmap(of_scale))(jnp.array([0.3, 1.0, 3.0]))
 

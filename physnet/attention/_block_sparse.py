@@ -83,11 +83,11 @@ def block_sparse_attention(
         NotImplementedError: A named implementation that there is not.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> value = jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(4, 1, 1)
         >>> query = jnp.zeros_like(value)
         >>> blocks = jnp.array([[False, False], [True, False]])
-        >>> block_sparse_attention(query, query, value, blocks).ravel().tolist()
+        >>> jax.jit(block_sparse_attention)(query, query, value, blocks).ravel().tolist()
         [0.0, 0.0, 1.5, 1.5]
     """
     x, unbatched = _arguments.tensors(query, key, value)

@@ -120,12 +120,12 @@ def scattering_attention(
         NotImplementedError: A named implementation that there is not.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> value = jnp.array([1.0, 2.0, 4.0]).reshape(3, 1, 1)
         >>> query = jnp.zeros_like(value)
         >>> score = jnp.array([1.0, 0.1, 0.5])
-        >>> output = scattering_attention(query, query, value, score, threshold=0.3)
-        >>> output.ravel().tolist()  # pairs: (0, 0), (2, 0)
+        >>> attend = jax.jit(lambda *x: scattering_attention(*x, threshold=0.3))
+        >>> attend(query, query, value, score).ravel().tolist()  # pairs: (0, 0), (2, 0)
         [1.0, 0.0, 1.0]
 
     References:

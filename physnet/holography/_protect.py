@@ -52,10 +52,10 @@ def protect(slots: Float[Array, "k d"], *, rate: float = 0.5, key: Array) -> Flo
         >>> import jax, jax.numpy as jnp
         >>> key = jax.random.key(0)
         >>> slots = jax.random.normal(jax.random.key(1), (64, 16))
-        >>> coded = protect(slots, rate=0.5, key=key)
+        >>> coded = jax.jit(protect, static_argnames="rate")(slots, rate=0.5, key=key)
         >>> lost = jnp.arange(128) % 3 == 0
-        >>> error = recover(coded, lost, slots=64, key=key) - slots
-        >>> print(coded.shape, bool(jnp.abs(error).max() < 1e-4))
+        >>> back = jax.jit(recover, static_argnames="slots")(coded, lost, slots=64, key=key)
+        >>> print(coded.shape, bool(jnp.abs(back - slots).max() < 1e-4))
         (128, 16) True
 
     References:
@@ -115,7 +115,8 @@ def recover(
         >>> import jax, jax.numpy as jnp
         >>> key = jax.random.key(0)
         >>> coded = protect(jnp.ones((4, 2)), rate=0.5, key=key)
-        >>> few = recover(coded, jnp.arange(8) > 2, slots=4, key=key, return_info=True)
+        >>> run = jax.jit(lambda lost: recover(coded, lost, slots=4, key=key, return_info=True))
+        >>> few = run(jnp.arange(8) > 2)
         >>> print(few.rank, few.condition)
         3 inf
     """

@@ -47,9 +47,10 @@ def frechet_mean(
         TypeError: Points or weights that are not real floating-point arrays.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> line = jnp.array([[0.1, 0.0], [0.4, 0.0], [2.5, 0.0]])  # at 0.2, 0.8 and 5 from 0
-        >>> print(f"{2 * frechet_mean(line, coordinates='tangent')[0]:.4f}")
+        >>> mean = jax.jit(lambda points: frechet_mean(points, coordinates="tangent"))
+        >>> print(f"{2 * mean(line)[0]:.4f}")
         2.0000
 
     References:

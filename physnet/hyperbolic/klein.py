@@ -176,8 +176,8 @@ def midpoint(
         ValueError, TypeError: As `poincare.midpoint`.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> print(f"{midpoint(jnp.array([[0.0, 0.0], [0.8, 0.0]]))[0]:.4f}")
+        >>> import jax, jax.numpy as jnp
+        >>> print(f"{jax.jit(midpoint)(jnp.array([[0.0, 0.0], [0.8, 0.0]]))[0]:.4f}")
         0.5000
 
     References:

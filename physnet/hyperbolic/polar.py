@@ -82,8 +82,8 @@ def pairwise(
         NotImplementedError: `implementation` does not serve the call.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> d = pairwise(jnp.array([[15.0, 0.0]]), jnp.array([[15.0, 1e-5], [0.0, 15.0]]))
+        >>> import jax, jax.numpy as jnp
+        >>> d = jax.jit(pairwise)(jnp.array([[15.0, 0.0]]), jnp.array([[15.0, 1e-5], [0.0, 15.0]]))
         >>> [f"{x:.4f}" for x in d[0]]
         ['30.1718', '59.3069']
     """

@@ -70,10 +70,11 @@ def apply(
         TypeError: Tokens that are not real and floating, experts that are not integers.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> routing = Routing(jnp.array([[1], [0], [1]]), jnp.ones((3, 1)), None, None, None)
         >>> scale = jnp.array([10.0, 100.0])
-        >>> y, info = apply(jnp.ones((3, 2)), routing, lambda p, x: p * x, scale, return_info=True)
+        >>> run = jax.jit(lambda x: apply(x, routing, lambda p, x: p * x, scale, return_info=True))
+        >>> y, info = run(jnp.ones((3, 2)))
         >>> y[:, 0].tolist(), info.count.tolist()
         ([100.0, 10.0, 100.0], [1, 2])
     """

@@ -49,9 +49,10 @@ def ball_expert(
         TypeError: Arrays that are not real and floating.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> mu, x = jnp.array([0.5, 0.0]), jnp.array([[0.75, 0.0]])
-        >>> [f"{y:.3f}" for y in ball_expert(x, mu, lambda t: 2 * t)[0]]  # twice as far from mu
+        >>> run = jax.jit(lambda x, mu: ball_expert(x, mu, lambda t: 2 * t))  # twice as far from mu
+        >>> [f"{y:.3f}" for y in run(x, mu)[0]]
         ['1.000', '0.000']
     """
     x, centroid = _checks.real("x", x), _checks.real("centroid", centroid)

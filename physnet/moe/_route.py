@@ -90,9 +90,9 @@ def route(
         NotImplementedError: `implementation` does not serve the call.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> centroids = jnp.array([[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0]])
-        >>> routing = route(jnp.array([[2.9, 0.1], [-0.2, 2.5]]), centroids)
+        >>> routing = jax.jit(route)(jnp.array([[2.9, 0.1], [-0.2, 2.5]]), centroids)
         >>> routing.expert[:, 0].tolist()
         [0, 1]
         >>> [f"{d:.3f}" for d in routing.distance[:, 0]]

@@ -112,10 +112,11 @@ def apply(
         >>> import jax, jax.numpy as jnp
         >>> params = init(jax.random.key(0), 8, features=4, levels=3)
         >>> x = jax.random.normal(jax.random.key(1), (12, 8))
-        >>> y = apply(params, x)
-        >>> bool(jnp.allclose(apply(params, 2 * x), 4 * y, rtol=1e-4))      # bilinear
+        >>> run = jax.jit(apply)
+        >>> y = run(params, x)
+        >>> bool(jnp.allclose(run(params, 2 * x), 4 * y, rtol=1e-4))      # bilinear
         True
-        >>> moved = apply(params, x.at[7].set(0.0))
+        >>> moved = run(params, x.at[7].set(0.0))
         >>> bool(jnp.all(moved[:7] == y[:7])), bool(jnp.any(moved[7:] != y[7:]))
         (True, True)
 
@@ -167,9 +168,11 @@ def extend(
         >>> import jax, jax.numpy as jnp
         >>> params = init(jax.random.key(0), 8, features=4, points=4, levels=3)
         >>> x = jax.random.normal(jax.random.key(1), (12, 8))
-        >>> first, state = extend(params, x[:5], None)
-        >>> rest, _ = extend(params, x[5:], state)
-        >>> bool(jnp.allclose(jnp.concatenate([first, rest]), apply(params, x), atol=1e-6))
+        >>> run = jax.jit(extend)
+        >>> first, state = run(params, x[:5], None)
+        >>> rest, _ = run(params, x[5:], state)
+        >>> whole = jax.jit(apply)(params, x)
+        >>> bool(jnp.allclose(jnp.concatenate([first, rest]), whole, atol=1e-6))
         True
     """
     fields = _sources(params, x)

@@ -113,7 +113,7 @@ def test_the_library_s_model_is_one_of_them(rule):
 
 
 def test_flat_centroids_are_placed_and_moved():
-    params = mixtures.init("euclidean", CONFIG, jax.random.key(0))
+    params = jax.jit(lambda: mixtures.init("euclidean", CONFIG, jax.random.key(0)))()
     start = params["layers"]["route"]["centroids"]
 
     @jax.jit
@@ -131,9 +131,9 @@ def test_flat_centroids_are_placed_and_moved():
     optimiser = specialise.optimiser("euclidean", recipe)
     down = jax.tree.map(jnp.zeros_like, params)
     down["layers"]["route"]["centroids"] = down["layers"]["route"]["centroids"] + 1.0
-    state = optimiser.init(params)
+    state, update = jax.jit(optimiser.init)(params), jax.jit(optimiser.update)
     for _ in range(2):  # the first step of the schedule is 0
-        moved, state = optimiser.update(down, state, params)
+        moved, state = update(down, state, params)
     # By a rate of 0.02 along the gradient; distances are twice those of coordinates.
     expected = np.full(start.shape, -0.01 / start.shape[-1] ** 0.5)
     np.testing.assert_allclose(moved["layers"]["route"]["centroids"], expected, rtol=1e-3)
@@ -141,7 +141,8 @@ def test_flat_centroids_are_placed_and_moved():
 
 def routed(rule, params, x, tokens=None):
     tokens = jnp.zeros(len(x), jnp.int32) if tokens is None else tokens
-    routing, balance = mixtures.route(rule, CONFIG, params, x, tokens)
+    route = jax.jit(mixtures.route, static_argnums=(0, 1))
+    routing, balance = route(rule, CONFIG, params, x, tokens)
     return np.asarray(routing.expert[:, 0]), np.asarray(routing.gate[:, 0]), float(balance)
 
 

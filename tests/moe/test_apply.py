@@ -58,6 +58,14 @@ def with_slopes(function, form=None):
     return jax.jit(jax.grad(squared, (0, 2, 3), has_aux=True))
 
 
+@functools.cache
+def alone(function, form=None):
+    return jax.jit(lambda *arrays: function(*arrays))
+
+
+blocks = jax.jit(_layout.blocks, static_argnums=(1, 2))  # op by op it is twenty programs
+
+
 @functools.partial(jax.jit, static_argnames="capacity_factor")
 def told(tokens, expert, gate, params, capacity_factor=None):
     """Outputs and loads; one program for all tests whose shapes agree."""
@@ -69,8 +77,7 @@ def compare(arrays, function=applied, reference=looped, *, keep=True, form=None,
     keep = jnp.broadcast_to(jnp.asarray(keep), arrays[1].shape)
     grads, got = with_slopes(function, form)(*arrays)
     wanted, want = with_slopes(reference)(*arrays, keep)
-    alone = jax.jit(lambda *arrays: function(*arrays))(*arrays)  # traced anew for each form
-    for found in (got, alone):
+    for found in (got, alone(function, form)(*arrays)):
         np.testing.assert_allclose(found, want, rtol=tolerance, atol=tolerance)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
         scale = max(1.0, float(np.abs(b).max()))
@@ -104,7 +111,7 @@ def test_layout_holds_every_assignment_once(experts, assignments):
     rng = np.random.default_rng(1)
     for expert in (rng.integers(0, experts, assignments), np.full(assignments, experts - 1)):
         size = _layout.block_size(assignments, experts, least=8)
-        plan = _layout.blocks(jnp.asarray(expert, jnp.int32), experts, size)
+        plan = blocks(jnp.asarray(expert, jnp.int32), experts, size)
         slot, source = np.asarray(plan.slot), np.asarray(plan.source)
         assert len(set(slot)) == assignments
         np.testing.assert_array_equal(source.reshape(-1)[slot], np.arange(assignments))
@@ -243,6 +250,11 @@ def test_no_copy_of_the_parameters(optimized):
         assert compiled.memory_analysis().temp_size_in_bytes < size
 
 
+@jax.jit
+def scaled(tokens, expert, gate, scale):
+    return moe.apply(tokens, routing(expert, gate), lambda p, x: p * x, scale, return_info=True)
+
+
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.uint32, jnp.int64, jnp.uint64])
 def test_any_integers_number_experts(dtype):
     """Also where the number of experts does not fit into them, and where they are beyond int32."""
@@ -250,13 +262,8 @@ def test_any_integers_number_experts(dtype):
     most = min(2**32 + 7, int(jnp.iinfo(dtype).max))  # int32 would make 7 of it
     expert = jnp.asarray([[0], [99], [127], [most]], dtype)
     want = np.where(np.asarray(expert) < 300, np.asarray(expert), 0).astype(np.float32)
-    y, info = moe.apply(
-        jnp.ones((4, 1), jnp.float32),
-        routing(expert, jnp.ones((4, 1), jnp.float32)),
-        lambda p, x: p * x,
-        scale,
-        return_info=True,
-    )
+    ones = jnp.ones((4, 1), jnp.float32)
+    y, info = scaled(ones, expert, ones, scale)
     np.testing.assert_array_equal(y, want)
     np.testing.assert_array_equal(info.count, moe.load(expert, experts=300).count)
     assert info.count.sum() == (np.asarray(expert) < 300).sum()

@@ -1,5 +1,7 @@
 """Hamiltonian layers: against plain loops in NumPy, and three gradients against each other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ WINDOWS = (8, 12, 0)
 KINDS = [("step", 0), ("parallel", 0), ("step", 2)]
 
 
+@functools.cache
 def layer(units, seed=0, width=2):
     return hamiltonian.init(
         jax.random.key(seed), width, oscillators=6, units=units, windows=WINDOWS, coupling=1.0
@@ -21,9 +24,14 @@ def series(*shape, dtype=jnp.float64, seed=1):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
+@functools.partial(jax.jit, static_argnames="form")
 def positions(params, x, **options):
-    run = jax.jit(lambda p, x: hamiltonian.positions(p, x, windows=WINDOWS, **options))
-    return run(params, x)
+    return hamiltonian.positions(params, x, windows=WINDOWS, **options)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def apply(params, x, **options):
+    return hamiltonian.apply(params, x, windows=WINDOWS, **options)
 
 
 def loop(params, x):
@@ -51,7 +59,7 @@ def test_positions_and_output_against_a_loop(form, units):
     params, x = layer(units), series(2, 40, 2)
     wanted = np.stack([loop(params, np.asarray(one)) for one in x])
     np.testing.assert_allclose(positions(params, x, form=form), wanted, atol=1e-10)
-    out = hamiltonian.apply(params, x[0], windows=WINDOWS, form=form)
+    out = apply(params, x[0], form=form)
     np.testing.assert_allclose(out, wanted[0] @ np.asarray(params["out"], np.float64), atol=1e-10)
 
 
@@ -61,8 +69,9 @@ def loss(params, x, options):
     return jnp.sum(jnp.sin(y) * jnp.arange(y.size, dtype=y.dtype).reshape(y.shape) / y.size)
 
 
+@functools.partial(jax.jit, static_argnames=("loss", "form", "gradient", "epsilon"))
 def slopes(params, x, loss=loss, **options):
-    return jax.jit(lambda p, x: jax.grad(loss, argnums=(0, 1))(p, x, options))(params, x)
+    return jax.grad(loss, argnums=(0, 1))(params, x, options)
 
 
 def distance(found, wanted):
@@ -91,8 +100,8 @@ def test_gradients_of_a_stack_agree():
         return loss(stack[-1], x, options)
 
     x = series(30, 2)
-    wanted = slopes(stack, x, through)
-    assert distance(slopes(stack, x, through, gradient="echo"), wanted) < 1e-10
+    wanted = slopes(stack, x, loss=through)
+    assert distance(slopes(stack, x, loss=through, gradient="echo"), wanted) < 1e-10
 
 
 def test_float32_parallel_form_and_gradients():
@@ -151,11 +160,10 @@ def test_echo_keeps_less_than_backpropagation(optimized):
 def test_dtypes_and_batches():
     params = layer(0)
     x = series(2, 3, 7, 2, dtype=jnp.bfloat16)
-    run = jax.jit(lambda x: hamiltonian.apply(params, x, windows=WINDOWS))
-    out = run(x)
+    out = apply(params, x)
     assert (out.shape, out.dtype) == (x.shape, x.dtype)
     narrow = x[1, 2].astype(jnp.float32)
-    alone = hamiltonian.apply(params, narrow, windows=WINDOWS)
+    alone = apply(params, narrow)
     np.testing.assert_allclose(out[1, 2].astype(jnp.float32), alone, atol=0.03)
 
 

@@ -1,5 +1,7 @@
 """Witten layer: against brute force, causality, and what only an interaction can learn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,11 @@ from flax import nnx
 from physnet import holography
 from physnet.nn import WittenLayer, witten
 
+apply = jax.jit(witten.apply, static_argnames=("delta", "terms", "causal"))
+extend = jax.jit(witten.extend)
 
+
+@functools.cache
 def layer(points=3, **options):
     options = {"features": 3, "levels": 3, "output_deviation": 0.5} | options
     params = witten.init(jax.random.key(0), 4, points=points, **options)
@@ -46,7 +52,7 @@ def brute_force(params, x, delta):
 @pytest.mark.parametrize(("points", "delta"), [(3, 1.0), (4, 1.5)])
 def test_the_causal_layer_against_loops(points, delta):
     params, x = layer(points), series(11, 4)
-    found = witten.apply(params, x, delta=delta, terms=24)
+    found = apply(params, x, delta=delta, terms=24)
     expected = brute_force(params, x, delta)
     np.testing.assert_allclose(found, expected, atol=3e-4 * np.abs(expected).max())
     assert found.dtype == jnp.float32
@@ -56,7 +62,7 @@ def test_the_lattice_layer_against_matrices():
     params, n, delta = layer(), 12, 1.5
     x = series(n, 4, dtype=jnp.float64)
     wide = {name: jnp.asarray(value, jnp.float64) for name, value in params.items()}
-    found = witten.apply(wide, x, delta=delta, causal=False)
+    found = apply(wide, x, delta=delta, causal=False)
     sources = np.asarray(x @ wide["source"]).reshape(n, 2, 3)
     total = 0.0
     for level, size in enumerate(holography.level_sizes(n, 3)):
@@ -82,28 +88,26 @@ def test_a_cubic_lattice_layer_is_the_three_point_function():
     }
     places = np.array([200, 240, 312])
     x = jnp.zeros((n, 2)).at[places[0], 0].set(1.0).at[places[1], 1].set(1.0)
-    found = witten.apply(params, x, causal=False)[places[2], 0]
+    found = apply(params, x, causal=False)[places[2], 0]
     exact = holography.three_point(jnp.asarray(places, jnp.float64), deltas=(1.0, 1.0, 1.0))
     np.testing.assert_allclose(found, exact, rtol=0.1)
 
 
 def test_no_later_token_moves_an_earlier_output_to_the_bit():
     params, x = layer(4), series(2, 40, 4)
-    run = jax.jit(lambda x: witten.apply(params, x))
-    before = run(x)
+    before = apply(params, x)
     for time in (7, 32):
-        after = run(x.at[:, time].add(100.0))
+        after = apply(params, x.at[:, time].add(100.0))
         np.testing.assert_array_equal(after[:, :time], before[:, :time])
         assert np.all(after[:, time] != before[:, time])
 
 
 def test_pieces_of_a_sequence_are_the_whole():
     params, x = layer(4), series(2, 12, 4)
-    run = jax.jit(witten.extend)
-    whole, _ = run(params, x, None)
+    whole, _ = extend(params, x, None)
     state, pieces = None, []
     for piece in (x[:, :1], x[:, 1:2], x[:, 2:]):
-        out, state = run(params, piece, state)
+        out, state = extend(params, piece, state)
         pieces.append(out)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, rtol=1e-4, atol=1e-4)
     assert state.inward.shape == (3, 2, 3, 16, 3)
@@ -112,20 +116,21 @@ def test_pieces_of_a_sequence_are_the_whole():
 def test_transforms():
     params, x = layer(), series(3, 9, 4)
     loss = lambda params, x: jnp.sum(witten.apply(params, x) ** 2)  # noqa: E731
+    along = jax.jit(lambda x: jax.jvp(lambda x: loss(params, x), (x,), (x,)))
     slopes = jax.jit(jax.grad(loss))(params, x)
     each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params, x)
     for name, slope in slopes.items():
         np.testing.assert_allclose(each[name].sum(0), slope, rtol=1e-3, atol=1e-4)
         assert np.all(np.abs(slope) > 0)
-    tangent = jax.jvp(lambda x: loss(params, x), (x,), (x,))[1]
-    np.testing.assert_allclose(tangent, 4 * loss(params, x), rtol=1e-4)  # bilinear, squared
-    low = witten.apply(params, x.astype(jnp.bfloat16))
+    value, tangent = along(x)
+    np.testing.assert_allclose(tangent, 4 * value, rtol=1e-4)  # bilinear, squared
+    low = apply(params, x.astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
-    exact = witten.apply(params, x)
+    exact = apply(params, x)
     np.testing.assert_allclose(
         low.astype(jnp.float32), exact, atol=0.02 * float(jnp.abs(exact).max())
     )
-    lost = witten.apply(params, x.at[0, 5].set(jnp.nan))
+    lost = apply(params, x.at[0, 5].set(jnp.nan))
     np.testing.assert_array_equal(lost[0, :5], exact[0, :5])
     assert np.all(np.isnan(lost[0, 5:]))
 
@@ -158,6 +163,7 @@ def test_it_learns_an_interaction_that_a_linear_layer_cannot(points):
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by counters
         legs = points - 1
 
+        @jax.jit
         def target(x):
             smooth, _ = holography.causal_to_bulk(x, jnp.ones(1, jnp.float32), terms=16)
             product = jnp.prod(smooth[..., 0, :, :legs], -1, keepdims=True)
@@ -170,7 +176,7 @@ def test_it_learns_an_interaction_that_a_linear_layer_cannot(points):
                              output_deviation=0.5)  # fmt: skip
         model = lambda p, x: witten.apply(p, x)[..., :1]  # noqa: E731
         found = trained(model, params, x, y)
-        error = float(jnp.mean((model(found, fresh) - other) ** 2))
+        error = float(jnp.mean((jax.jit(model)(found, fresh) - other) ** 2))
 
         size = sum(v.size for v in params.values())
         width = size // (4 + 3 + 1)
@@ -182,7 +188,7 @@ def test_it_learns_an_interaction_that_a_linear_layer_cannot(points):
         }
         assert abs(sum(v.size for v in plain.values()) - size) <= 8
         plain = trained(linear_layer, plain, x, y)
-        least = float(jnp.mean((linear_layer(plain, fresh) - other) ** 2))
+        least = float(jnp.mean((jax.jit(linear_layer)(plain, fresh) - other) ** 2))
     variance = float(jnp.var(other))
     assert error < 0.15 * variance
     assert least > 0.8 * variance
@@ -190,10 +196,10 @@ def test_it_learns_an_interaction_that_a_linear_layer_cannot(points):
 
 def test_module():
     module = WittenLayer(4, features=3, points=4, levels=2, delta=1.5, rngs=nnx.Rngs(0))
-    x = series(2, 6, 4)
-    np.testing.assert_array_equal(module(x), witten.apply(module.tree(), x, delta=1.5))
+    x, run = series(2, 6, 4), jax.jit(lambda module, x: module(x))
+    np.testing.assert_array_equal(run(module, x), apply(module.tree(), x, delta=1.5))
     wide = WittenLayer(4, features=3, levels=2, causal=False, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(wide(x), witten.apply(wide.tree(), x, causal=False))
+    np.testing.assert_array_equal(run(wide, x), apply(wide.tree(), x, causal=False))
     assert len(jax.tree.leaves(nnx.state(module, nnx.Param))) == 3
 
 

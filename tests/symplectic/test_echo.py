@@ -1,5 +1,7 @@
 """Echo gradients against autodiff through the same trajectory, in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,22 +36,32 @@ def problem(dtype=np.float64, steps=T, seed=0):
 
 def adjoint(params, state, inputs, final, nudges, **settings):
     """(grad_params, grad_state, grad_inputs) by backpropagation."""
+    return _adjoint(tuple(settings.items()))(params, state, inputs, final, nudges)
 
-    def loss(params, state, inputs):
+
+@functools.cache
+def _adjoint(settings):
+    settings = dict(settings)
+
+    def loss(params, state, inputs, final, nudges):
         end, (seen, _) = leapfrog(force, state, params, inputs, return_trajectory=True, **settings)
         return sum(jnp.sum(x * g) for x, g in zip(end, final, strict=True)) + jnp.sum(seen * nudges)
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, state, inputs)
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
 
 
 def echoed(function, params, state, inputs, final, nudges, **settings):
-    run = jax.jit(
+    return _echoed(function, tuple(settings.items()))(params, state, inputs, final, nudges)
+
+
+@functools.cache
+def _echoed(function, settings):
+    return jax.jit(
         lambda *given: function(
             potential, given[1], given[0], given[2], final_cotangent=given[3],
-            cotangents=given[4], **settings,
+            cotangents=given[4], **dict(settings),
         )
     )  # fmt: skip
-    return run(params, state, inputs, final, nudges)
 
 
 def distance(found, wanted):
@@ -197,6 +209,7 @@ def test_integers_are_constants_and_float32_stays(function):
 def test_a_potential_may_close_over_traced_arrays():
     params, state, _, final, _ = problem()
 
+    @jax.jit
     def slope(weight, scale):
         def own(b, position, given):
             return scale * potential({"w": weight, "b": b}, position, given)
@@ -205,7 +218,7 @@ def test_a_potential_may_close_over_traced_arrays():
             own, state, params["b"], final_cotangent=final, steps=3, step_size=0.1
         )[0]
 
-    once = jax.jit(slope)(params["w"], 1.5)
+    once = slope(params["w"], 1.5)
     many = jax.vmap(slope, in_axes=(None, 0))(params["w"], jnp.array([1.5, 2.0]))
     np.testing.assert_allclose(many[0], once, rtol=1e-12)
     # The echo is made of operations that JAX differentiates again.

@@ -25,15 +25,23 @@ def assert_close(found, want, tolerance):
         assert np.abs(b).max() > 1e-3
 
 
-def gradients(run, **options):
-    """Of a loss by params, state, inputs, step size (and friction)."""
+def gradients(run, scheme="drift-kick-drift", order=2, lattice=None):
+    """Of a loss by params, state, inputs, step size (and friction); compiled once for all tests."""
+    return _gradients(run, scheme, order, lattice)
+
+
+@functools.cache
+def _gradients(run, scheme, order, lattice):
+    options = {"scheme": scheme, "order": order}
+    if lattice is not None:
+        options["lattice"] = lattice
 
     def loss(params, state, inputs, h, friction=0.0):
         q, p = run(FORCES["mlp"], state, params, inputs, steps=STEPS, step_size=h,
                    friction=friction, **options)  # fmt: skip
         return jnp.sum(jnp.sin(q) * p) + jnp.sum(p**2)
 
-    number = 4 if options.get("lattice") else 5
+    number = 5 if lattice is None else 4
     return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(number))))
 
 

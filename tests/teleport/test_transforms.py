@@ -34,6 +34,11 @@ def batched(tree, seed=2):
     return jax.tree.map(lambda x: x[None] * rng.normal(1.0, 0.1, size=(2, *x.shape)), tree)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_of_one(mode, *arguments):
+    return jax.grad(lambda *a: readout(run(*a, mode)), (0, 1))(*arguments)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("which", range(4), ids=["params", "h", "rho", "strength"])
 def test_vmap_of_any_argument_inside_and_outside_of_grad(mode, which):
@@ -46,15 +51,12 @@ def test_vmap_of_any_argument_inside_and_outside_of_grad(mode, which):
 
     inside = jax.vmap(jax.grad(loss, (0, 1)), axes)
     outside = jax.grad(lambda *a: jnp.sum(jax.vmap(loss, axes)(*a)), (0, 1))
-
-    def one(i, *arguments):
+    both, summed = jax.jit(lambda *a: (inside(*a), outside(*a)))(*arguments)
+    each = []
+    for i in range(2):
         own = [*arguments]
-        own[which] = jax.tree.map(lambda x: x[i], own[which])
-        return jax.grad(loss, (0, 1))(*own)
-
-    each, both, summed = jax.jit(lambda *a: ([one(0, *a), one(1, *a)], inside(*a), outside(*a)))(
-        *arguments
-    )
+        own[which] = jax.tree.map(lambda x, i=i: x[i], own[which])
+        each.append(gradients_of_one(mode, *own))
     close(both, jax.tree.map(lambda *x: jnp.stack(x), *each))
     total = jax.tree.map(lambda x: x.sum(0), both)
     for i in range(2):  # what has the batch axis keeps it
@@ -147,7 +149,7 @@ def test_second_order_in_reverse_and_no_forward_mode():
 
     w = jnp.asarray([0.9, 1.1, 0.8, 1.2, 1.0])
     for mode in MODES:
-        f = functools.partial(norm, mode=mode)
+        f = jax.jit(functools.partial(norm, mode=mode))
         slope = jax.jit(jax.grad(f))(w)
         e = 1e-6 * jnp.eye(LAYERS)[1]
         np.testing.assert_allclose((f(w + e) - f(w - e)) / 2e-6, slope[1], rtol=1e-7)

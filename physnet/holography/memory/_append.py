@@ -67,10 +67,10 @@ def append(
         TypeError: not real floating-point numbers.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> from physnet.holography import memory
-        >>> held = memory.append(memory.init(8_192, 4), jnp.ones(4), jnp.arange(4.0))
-        >>> print(memory.attend(jnp.ones(4), held))
+        >>> held = jax.jit(memory.append)(memory.init(8_192, 4), jnp.ones(4), jnp.arange(4.0))
+        >>> print(jax.jit(memory.attend)(jnp.ones(4), held))
         [0. 1. 2. 3.]
     """
     one = None if score is None else _checks.real("score", score).reshape(1)

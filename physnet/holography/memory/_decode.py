@@ -52,8 +52,9 @@ def decode(
         >>> from physnet.holography import memory
         >>> x = jax.random.normal(jax.random.key(0), (100, 8))
         >>> small = memory.Config(window=32, block=16, sinks=2, landmarks=8, levels=4)
-        >>> y, held = memory.decode(x, memory.init(None, 8, config=small), x, x)
-        >>> bool(jnp.allclose(y, memory.attention(x, x, x, config=small), atol=1e-5))
+        >>> y, held = jax.jit(memory.decode)(x, memory.init(None, 8, config=small), x, x)
+        >>> whole = jax.jit(memory.attention, static_argnames="config")(x, x, x, config=small)
+        >>> bool(jnp.allclose(y, whole, atol=1e-5))
         True
     """
     query = _checks.real("query", query)

@@ -178,11 +178,12 @@ def slots(memory: Memory) -> Slots:
         over all tokens so far, as long as nothing was quantised or forgotten.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> from physnet.holography import memory
         >>> small = memory.Config(window=2, block=2, sinks=1, landmarks=0, per_level=2, levels=3)
         >>> x = jnp.zeros((14, 2))
-        >>> found = memory.slots(memory.extend(memory.init(None, 2, config=small), x, x))
+        >>> held = jax.jit(memory.extend)(memory.init(None, 2, config=small), x, x)
+        >>> found = jax.jit(memory.slots)(held)
         >>> there = found.mass > 0
         >>> print(found.level[there], found.position[there])
         [-3  0  1  1 -1 -1 -1 -1] [ 0.   8.5  2.   5.5 12.  13.  10.  11. ]

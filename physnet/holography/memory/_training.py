@@ -55,9 +55,9 @@ def attention(
         >>> from physnet.holography import memory
         >>> x = jax.random.normal(jax.random.key(0), (256, 8))
         >>> small = memory.Config(window=32, block=16, sinks=2, landmarks=8, levels=4)
-        >>> y = memory.attention(x, x, x, config=small)
-        >>> held = memory.extend(memory.init(None, 8, config=small), x, x)
-        >>> bool(jnp.allclose(y[-1], memory.attend(x[-1], held), atol=1e-5))
+        >>> y = jax.jit(memory.attention, static_argnames="config")(x, x, x, config=small)
+        >>> held = jax.jit(memory.extend)(memory.init(None, 8, config=small), x, x)
+        >>> bool(jnp.allclose(y[-1], jax.jit(memory.attend)(x[-1], held), atol=1e-5))
         True
     """
     query, key, value = (

@@ -55,10 +55,11 @@ def encode(
         >>> from physnet.holography import mera
         >>> levels = mera.init(jax.random.key(0), 3, levels=2, start="random")
         >>> x = jax.random.normal(jax.random.key(1), (5, 3))
-        >>> bulk = encode(levels, x)
+        >>> bulk = jax.jit(encode)(levels, x)
         >>> bulk.top.shape, [detail.shape for detail in bulk.details]
         ((2, 3), [(3, 3), (2, 3)])
-        >>> print(f"{jnp.abs(decode(levels, bulk, sites=5) - x).max() < 1e-5}")
+        >>> back = jax.jit(decode, static_argnames="sites")(levels, bulk, sites=5)
+        >>> print(f"{jnp.abs(back - x).max() < 1e-5}")
         True
 
     References:
