@@ -38,21 +38,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 from ensemble import corpora
 from natural_methods import METHODS, Method
+from natural_report import draw, table
 from natural_tasks import Task, digits, size, text
-
-matplotlib.use("Agg")  # a file, no window
-
-import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "natural_gradient.json"
 PICTURE = ROOT / "docs" / "pictures" / "natural_gradient.png"
-PLAIN = ("SGD, momentum", "Adam", "Muon", "Sophia")
 LONGER = ("Adam", "Muon")
 TUNING_SEED = 1000
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -73,9 +68,6 @@ class Settings:
 FULL = {"digits": Settings(100, 10, 5, 4, 2, 32), "text": Settings(200, 20, 3, 4, 2, 16)}
 SMOKE = {"digits": Settings(10, 5, 2, 1, 1, 8)}
 SMOKE_METHODS = ("Adam", "SR = minSR, summed labels", "Fisher Adam, Kronecker")
-
-
-# ---------------------------------------------------------------------------------- measurements
 
 
 class Runner:
@@ -227,69 +219,6 @@ def compare(rows: dict[str, Any]) -> None:
             if len(reached) == len(steps)
             else None
         )
-
-
-# --------------------------------------------------------------------------------------- report
-
-
-def table(name: str, task: dict[str, Any]) -> None:
-    print(f"\n{name}, {task['parameters']:,} weights, {task['settings']['seeds']} seeds")
-    print(f"{'':30}{'test loss':>18}{'above Adam':>19}{'ms a step':>11}{'s in all':>10}"
-          f"{'steps to':>10}{'s to':>7}")  # fmt: skip
-    for key, found in sorted(task["rows"].items(), key=lambda item: item[1]["end"]["test"][0]):
-        (end, error), (apart, bar) = found["end"]["test"], found["above_adam"]["test"]
-        steps, took = found["steps_to_adams_best"], found["seconds_to_adams_best"]
-        once = found["seconds_a_step"]
-        to = f"{np.mean(steps):.0f}" if took is not None else "-"
-        print(f"{key:30}{end:9.4f} +- {error:.4f}{apart:+10.4f} +- {bar:.4f}{1e3 * once:11.2f}"
-              f"{once * found['steps'][-1]:10.3f}{to:>10}"
-              f"{'-' if took is None else f'{took:.3f}':>7}")  # fmt: skip
-
-
-def line(key: str) -> dict[str, Any]:
-    """Colour and dashes of a method's line: natural gradients are solid."""
-    base = key.removesuffix(", more steps")
-    plain = list(PLAIN)
-    natural = [n for n in METHODS["digits"] | METHODS["text"] if n not in PLAIN]
-    group, colours = (plain, "Set1") if base in PLAIN else (natural, "Dark2")
-    style = ":" if base != key else "--" if base in PLAIN else "-"
-    return {"color": plt.get_cmap(colours)(group.index(base) % 8), "ls": style}
-
-
-def draw(report: dict, output: Path) -> None:
-    plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"})
-    tasks = report["tasks"]
-    figure, axes = plt.subplots(
-        len(tasks), 2, figsize=(12, 4.4 * len(tasks)), layout="constrained", squeeze=False
-    )
-    for pair, (name, task) in zip(axes, tasks.items(), strict=True):
-        which = "train" if "train" in task["sets"] else "test"
-        order = sorted(task["rows"].items(), key=lambda item: item[1]["end"][which][0])
-        starts = [np.mean(found["curves"][which], 0)[1] for _, found in order]
-        for axis, by_seconds in zip(pair, (False, True), strict=True):
-            shown = [(k, f) for k, f in order if by_seconds or not k.endswith("more steps")]
-            for key, found in shown:
-                once = found["seconds_a_step"] if by_seconds else 1
-                mean = np.mean(found["curves"][which], 0)
-                axis.plot(
-                    np.array(found["steps"][1:]) * once, mean[1:], lw=1.7, label=key, **line(key)
-                )
-            best = min(f["end"][which][0] for k, f in order if not k.endswith("more steps"))
-            if by_seconds:
-                axis.set_xscale("log")
-                best = max(best / 4, shown[0][1]["end"][which][0])
-            if name == "digits":
-                axis.set_yscale("log")
-            axis.set_ylim(0.85 * best if name == "digits" else best - 0.05, 1.1 * np.median(starts))
-            axis.set_xlabel("processor seconds" if by_seconds else "steps")
-            axis.set_ylabel(f"{which} loss, nats")
-            axis.spines[["top", "right"]].set_visible(False)
-            title = f"{name}, {task['parameters']:,} weights: natural gradients solid"
-            axis.set_title("dotted: more steps" if by_seconds else title)
-        pair[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:

@@ -115,7 +115,9 @@ def main() -> None:
                     print(f"{ring.name:12}{method:8}{name:9} error {error:8.1e}  "
                           f"{1e3 * seconds:7.1f} CPU ms a step", flush=True)  # fmt: skip
     versions = {"netket": netket.__version__, "jax": jax.__version__}
+    options = f"--preset {arguments.preset} --seeds {arguments.seeds}"
     report = {
+        "command": f"python benchmarks/netket_ground_state.py {options}",
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),

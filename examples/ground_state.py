@@ -182,18 +182,23 @@ def run(
     params = start(ring.states.shape[1], seed)
     keys = jax.random.split(jax.random.key(seed), preset.steps)
     begun = time.perf_counter()
-    go = jax.jit(lambda params: jax.lax.scan(step, (params, rule.init(params)), keys))
+
+    @jax.jit
+    def go(params):
+        (params, state), energies = jax.lax.scan(step, (params, rule.init(params)), keys)
+        return state, jnp.append(energies, whole(params)[2])
+
     compiled = go.lower(params).compile()
     ready, spent = time.perf_counter(), time.process_time()
-    (params, state), energies = jax.block_until_ready(compiled(params))
+    state, energies = jax.block_until_ready(compiled(params))
     seconds, spent = time.perf_counter() - ready, time.process_time() - spent
-    errors = (np.append(energies, whole(params)[2]) - ring.exact) / abs(ring.exact)
+    errors = (np.asarray(energies) - ring.exact) / abs(ring.exact)
     skipped = 0 if method == "Adam" else int(state.skipped)
     return {
         "model": ring.name,
         "method": method,
         "seed": seed,
-        "energy": float(whole(params)[2]),
+        "energy": float(energies[-1]),
         "error": float(errors[-1]),
         "errors": [float(f"{error:.4g}") for error in errors],
         "skipped": skipped,
@@ -294,6 +299,7 @@ def main() -> None:
         steps = evolution(preset.tabular)
     print("infidelity:", "  ".join(f"dt {r['dt']}: {r['infidelity']:.2e}" for r in steps))
     report = {
+        "command": f"python examples/ground_state.py --preset {arguments.preset}",
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -127,6 +127,13 @@ def in_range(
         raise ValueError(f"{name} must be in {bracket}{least:g}, {below:g}), got {value!r}")
 
 
+def one_number(**values: Any) -> None:
+    """A ValueError that names what is neither a schedule nor one number."""
+    for name, value in values.items():
+        if not callable(value) and jnp.ndim(value) > 0:
+            raise ValueError(f"{name} must be one number, got shape {jnp.shape(value)}")
+
+
 def points(owner: str, params: Any) -> None:
     """An error unless every leaf is real floating and has an axis of coordinates."""
     for path, leaf in jax.tree.leaves_with_path(params):

@@ -30,7 +30,13 @@ def path_integral_gradients(
     particles: int,
     sigma: ArrayLike,
     mask: Any = None,
-    **options: Any,
+    temperature: ArrayLike | None = None,
+    effective: float = 0.5,
+    antithetic: bool = True,
+    rank: int | None = None,
+    chunk: int | None = None,
+    axis_name: str | None = None,
+    materialise: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Mixes gradients with those of the path integral, which need losses alone.
 
@@ -49,8 +55,14 @@ def path_integral_gradients(
         sigma: standard deviation of the noise, in units of the parameters.
         mask: a tree of bools, a prefix of the parameters, or a function of them that gives one;
             None is False everywhere.
-        **options: of `superposition.path_integral.gradient`: temperature, effective, antithetic,
-            rank, chunk, axis_name, materialise.
+        temperature: lambda >= 0, in inverse units of the loss; 0 is the score-function estimate;
+            None holds the effective sample size.
+        effective: that size, as a share of K.
+        antithetic: particles in pairs, W + e and W - e.
+        rank: of the noise of leaves of two or more axes, A B^T / sqrt(rank); None is full.
+        chunk: particles evaluated at once; None goes by their size.
+        axis_name: axis of a mesh over which the particles are spread, within `shard_map`.
+        materialise: False hands the loss function `path_integral.Perturbed` weights.
 
     Returns:
         An optax transformation: update(grads, state, params, *, key, loss_fn, loss_args=()), with
@@ -59,8 +71,7 @@ def path_integral_gradients(
 
     Raises:
         ValueError: A weight outside [0, 1] where it is known; from update, params, key or loss_fn
-            missing.
-        TypeError: units among the options: here they are those of the loss.
+            missing; what `superposition.path_integral.gradient` raises.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -86,8 +97,6 @@ def path_integral_gradients(
         Maheswaranathan et al., "Guided evolutionary strategies: augmenting random search with
         surrogate gradients", ICML 2019, for mixing the two kinds.
     """
-    if "units" in options:
-        raise TypeError("path_integral_gradients takes no units: gradients are those of the loss")
     known = None if callable(weight) else _checks.concrete(weight)
     if known is not None and not 0 <= known <= 1:
         raise ValueError(f"weight must be in [0, 1], got {weight!r}")
@@ -137,7 +146,13 @@ def path_integral_gradients(
                 loss_args,
                 particles=particles,
                 sigma=sigma,
-                **options,
+                temperature=temperature,
+                effective=effective,
+                antithetic=antithetic,
+                rank=rank,
+                chunk=chunk,
+                axis_name=axis_name,
+                materialise=materialise,
             )
         )
         share = _leaves.rate(weight, state.count)

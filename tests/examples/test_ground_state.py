@@ -43,6 +43,18 @@ def test_steps_of_half_the_length_lose_a_quarter(run):
     np.testing.assert_allclose([lost[0] / lost[1], lost[1] / lost[2]], 4, rtol=0.05)
 
 
+def test_measured_rings_of_twelve_meet_their_targets():
+    report = json.loads((example.ROOT / "benchmarks/results/ground_state.json").read_text())
+    assert (report["spins"], report["weights"]) == (12, 312)
+    rows = [row for row in report["runs"] if row["method"] == "SR"]
+    assert {(row["model"], row["seed"]) for row in rows} == {
+        (model, seed) for model in example.TARGETS for seed in range(3)
+    }
+    for row in rows:
+        assert -1e-12 < row["error"] < example.TARGETS[row["model"]]
+        assert row["cpu_seconds"] < 60
+
+
 @pytest.mark.parametrize("make", [example.ising, example.heisenberg])
 def test_hamiltonians_are_those_of_pauli_matrices(make):
     half = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]]) / 2

@@ -29,9 +29,14 @@ def tree(seed, examples=None, dtype=np.float64):
 GRADS, JACOBIAN = tree(0), tree(1, examples=5)  # of the Jacobian, the metric is a sum of squares
 
 
-def step(optimiser, grads=GRADS, jacobian=JACOBIAN):
+@functools.partial(jax.jit, static_argnums=0)
+def _step(optimiser, grads, jacobian):
     params = jax.tree.map(jnp.zeros_like, grads)
     return optimiser.update(grads, optimiser.init(params), params, jacobian=jacobian)[0]
+
+
+def step(optimiser, grads=GRADS, jacobian=JACOBIAN):
+    return _step(optimiser, grads, jacobian)
 
 
 def close(found, want, **options):
@@ -119,10 +124,11 @@ def test_power_one_half_of_gradients_is_adam():
     ours = fisher_adam(0.1, source="gradients", power=0.5, damping=1e-3, b1=0.8, b2=0.95)
     peer = optax.adam(0.1, b1=0.8, b2=0.95, eps=0.0, eps_root=1e-3)
     states = [ours.init(GRADS), peer.init(GRADS)]
+    updates = [jax.jit(ours.update), jax.jit(peer.update)]
     for seed in range(4):
         grads = tree(seed)
-        found, states[0] = ours.update(grads, states[0])
-        want, states[1] = peer.update(grads, states[1])
+        found, states[0] = updates[0](grads, states[0])
+        want, states[1] = updates[1](grads, states[1])
         close(found, want)
 
 
@@ -131,13 +137,13 @@ def test_moments_of_several_steps_against_a_loop():
     optimiser = fisher_adam(
         lambda t: 0.1 / (t + 1), damping=lambda t: 0.5 / (t + 1), b1=0.7, b2=0.6, metric="kronecker"
     )
-    state = optimiser.init(GRADS)
+    state, update = optimiser.init(GRADS), jax.jit(optimiser.update)
     mean, rows, columns, square, seen = 0.0, 0.0, 0.0, 0.0, 0
     for t in range(5):
         grads, jacobian = tree(t), tree(9 + t, examples=4)
         if t in (1, 3):
             jacobian = None
-        found, state = optimiser.update(grads, state, jacobian=jacobian)
+        found, state = update(grads, state, jacobian=jacobian)
         mean = 0.7 * mean + 0.3 * grads["w"]
         if jacobian is not None:
             seen += 1
@@ -155,9 +161,9 @@ def test_moments_of_several_steps_against_a_loop():
 
 def test_a_leaf_left_out_keeps_its_metric_and_bias_correction():
     optimiser = fisher_adam(1.0, b1=0.0, damping=0.1)
-    state = optimiser.init(GRADS)
-    _, state = optimiser.update(GRADS, state, jacobian=JACOBIAN)
-    found, state = optimiser.update(GRADS, state, jacobian=tree(7, examples=2) | {"w": None})
+    state, update = optimiser.init(GRADS), jax.jit(optimiser.update)
+    _, state = update(GRADS, state, jacobian=JACOBIAN)
+    found, state = update(GRADS, state, jacobian=tree(7, examples=2) | {"w": None})
     close(found["w"], step(optimiser)["w"])
     assert np.abs(found["b"] - step(optimiser)["b"]).max() > 1e-3
 
@@ -277,6 +283,18 @@ def test_without_damping_what_no_score_has_moved_stays():
         assert all(not v.any() for v in still.values())
 
 
+def test_without_damping_a_kronecker_metric_is_a_pseudo_inverse():
+    """Three examples of a matrix 6 x 5, in float32: what rounding leaves of 0 counts as 0."""
+    rng = np.random.default_rng(11)
+    x, d = rng.normal(size=(3, 6)), rng.normal(size=(3, 5))
+    grad = x.T @ d
+    low = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), (x, d, grad))
+    found = step(fisher_adam(1.0, b1=0.0, damping=0.0, metric="kronecker"), {"w": low[2]},
+                 {"w": OuterScores(*low[:2])})  # fmt: skip
+    inverse = np.linalg.pinv(np.kron(x.T @ x, d.T @ d) / 3, rcond=1e-9, hermitian=True)
+    close(found["w"], -(inverse @ grad.ravel()).reshape(6, 5), rtol=1e-4, atol=1e-5)
+
+
 def test_matrices_are_chosen_by_mask_and_size():
     options = {"metric": "kronecker", "b1": 0.0}
     mask = {"w": False, "b": False, "stack": True}
@@ -333,6 +351,7 @@ def test_a_quadratic_of_bad_condition_is_solved_under_scan():
         ({"b2": 1.0}, "b2 must be in"),
         ({"power": 0.0}, "power must be in"),
         ({"damping": -1.0}, "damping must be in"),
+        ({"damping": np.ones(3)}, r"damping must be one number, got shape \(3,\)"),
         ({"trust": 0.0}, "trust must be in"),
         ({"every": 0}, "every must be >= 1"),
     ],
@@ -409,16 +428,20 @@ def test_one_step_is_that_of_imaginary_time_with_a_diagonal_metric():
     rng = np.random.default_rng(10)
     x, labels = jnp.asarray(rng.normal(size=(4, 3))), jnp.asarray(rng.integers(0, 2, 4))
     params = {"w": jnp.asarray(rng.normal(size=(3, 2))), "b": jnp.zeros(2)}
-    rows = optim.categorical_rows(lambda p, x: x @ p["w"] + p["b"], params, x, labels)
+    rows = jax.jit(
+        lambda p: optim.categorical_rows(lambda p, x: x @ p["w"] + p["b"], p, x, labels)
+    )(params)
     grads = jax.tree.map(lambda j: jnp.tensordot(rows.residual, j, 1), rows.jacobian)
     diagonal, exact = (
         fisher_adam(0.3, b1=0.0, damping=0.05),
         optim.imaginary_time(0.3, damping=0.05),
     )
     found = diagonal.update(grads, diagonal.init(params), params, jacobian=rows.jacobian)[0]
+    exactly = jax.jit(
+        lambda jacobian: exact.update(grads, exact.init(params), params, jacobian=jacobian)[0]
+    )
     flat = jnp.concatenate([rows.jacobian["b"], rows.jacobian["w"].reshape(-1, 6)], axis=1)
     apart = (flat[:, :, None] * jnp.eye(8)[None]).reshape(-1, 8)  # an entry a row, b before w
-    state = exact.init(params)
-    close(found, exact.update(grads, state, params, jacobian=apart)[0], rtol=1e-6, atol=1e-8)
-    whole = exact.update(grads, state, params, jacobian=rows.jacobian)[0]
+    close(found, exactly(apart), rtol=1e-6, atol=1e-8)
+    whole = exactly(rows.jacobian)
     assert np.abs(whole["w"] - found["w"]).max() > 1e-2

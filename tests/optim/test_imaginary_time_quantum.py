@@ -105,17 +105,17 @@ def test_steps_are_netkets(name, solver):
     @jax.jit
     def step(state, samples, energies):
         rows = optim.wavefunction_rows(log_psi, params, samples, energies, holomorphic=turned)
-        return optimiser.update(None, state, params, **rows._asdict())
-
-    state = optimiser.init(params)
-    for row in recorded:
-        samples = jnp.asarray(row["samples"], flat.dtype)
-        updates, state = step(state, samples, as_array(row["energies"]))
         flips = samples[:, None, :] * (1 - 2 * jnp.eye(4, dtype=flat.dtype))[None]
         connected = jnp.concatenate([samples[:, None], flips], axis=1)
         bonds = -jnp.sum(samples * jnp.roll(samples, -1, axis=1), axis=1)
         elements = jnp.concatenate([bonds[:, None], jnp.full((12, 4), -1, flat.dtype)], axis=1)
-        energies = optim.local_energies(log_psi, params, samples, connected, elements)
+        own = optim.local_energies(log_psi, params, samples, connected, elements)
+        return own, optimiser.update(None, state, params, **rows._asdict())
+
+    state = optimiser.init(params)
+    for row in recorded:
+        samples = jnp.asarray(row["samples"], flat.dtype)
+        energies, (updates, state) = step(state, samples, as_array(row["energies"]))
         np.testing.assert_allclose(energies, as_array(row["energies"]), rtol=1e-9, atol=1e-9)
         found = -2 * ravel_pytree(updates)[0]  # NetKet's update is a gradient, and twice as long
         np.testing.assert_allclose(found, as_array(row["update"]), rtol=1e-6, atol=1e-7)

@@ -76,6 +76,16 @@ def test_a_bad_step_leaves_point_and_momentum_as_they_were():
     assert (int(state.count), int(state.skipped)) == (3, 1)
 
 
+def test_an_update_that_the_dtype_cannot_hold_is_left_out():
+    params, jacobians, residuals = problem(steps=1)
+    rough = jax.tree.map(lambda x: x.astype(jnp.float16), params)
+    trace, state = jax.jit(scan(optim.imaginary_time(1e6, damping=0.1)))(
+        rough, jacobians, residuals
+    )
+    equal(jax.tree.map(lambda x: x[0], trace), rough)
+    assert int(state.skipped) == 1
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_low_precision_stays_and_is_solved_in_float32(dtype):
     params, jacobians, residuals = problem(dtype=dtype, steps=1)
@@ -95,6 +105,45 @@ def test_low_precision_stays_and_is_solved_in_float32(dtype):
     finer, state = step(params, *jax.tree.map(lambda x: x.astype(jnp.float64), rows))
     assert {x.dtype for x in jax.tree.leaves(finer)} == {jnp.dtype(dtype)}
     assert {x.dtype for x in jax.tree.leaves(state.direction)} == {jnp.dtype(jnp.float32)}
+
+
+def test_conjugate_gradients_end_at_their_tolerance_or_after_so_many_products():
+    params, jacobians, residuals = problem(steps=1)
+    jacobian, residual = jax.tree.map(lambda x: x[0], (jacobians, residuals))
+    rows = np.concatenate([jacobian["a"], jacobian["b"].reshape(SAMPLES, 6)], axis=1)
+
+    def left(**options):
+        optimiser = optim.imaginary_time(-1.0, damping=0.1, solver="cg", **options)
+        found, state = jax.jit(
+            lambda: optimiser.update(
+                None, optimiser.init(params), params, jacobian=jacobian, residual=residual
+            )
+        )()
+        found = np.concatenate([found["a"], found["b"].ravel()])
+        rhs = rows.T @ residual
+        rest = np.linalg.norm(rhs - rows.T @ (rows @ found) - 0.1 * found) / np.linalg.norm(rhs)
+        return rest, int(state.iterations)
+
+    rest, taken = left(tolerance=0.1)
+    assert rest < 0.1
+    assert taken < SAMPLES
+    assert left(tolerance=0.0, iterations=2)[1] == 2
+    assert left(tolerance=0.1, iterations=taken - 1)[0] > 0.1  # no product more than it needs
+
+
+def test_products_at_low_precision_are_solved_in_float32():
+    weights, residual = jnp.ones(3, jnp.bfloat16), jnp.ones(4, jnp.bfloat16)
+    inputs = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (4, 3)), jnp.bfloat16)
+    _, jvp = jax.linearize(lambda w: inputs @ w, weights)
+    pair = optim.Products(jvp, jax.linear_transpose(jvp, weights))
+    optimiser = optim.imaginary_time(1.0, damping=1.0)
+    found = jax.jit(
+        lambda w: optimiser.update(None, optimiser.init(w), w, jacobian=pair, residual=residual)[0]
+    )(weights)
+    x = np.asarray(inputs, float)
+    expected = -np.linalg.solve(x.T @ x + np.eye(3), x.T @ np.ones(4))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, float), expected, rtol=0.03, atol=0.01)
 
 
 @pytest.mark.parametrize("solver", [None, "cg"])
@@ -156,15 +205,20 @@ def test_it_composes_with_optax():
         "jacobian": jax.tree.map(lambda x: x[0], jacobians),
         "residual": residuals[0],
     }
-    with jax.numpy_dtype_promotion("standard"):
-        inner = optax.inject_hyperparams(optim.imaginary_time, static_args=("iterations",))(
-            learning_rate=optax.constant_schedule(0.5), damping=0.1
-        )
-        chain = optax.chain(inner, optax.add_decayed_weights(-0.01), optax.scale(2.0))
-        grads = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = chain.update(grads, chain.init(params), params, **rows)
+    inner = optax.inject_hyperparams(optim.imaginary_time, static_args=("iterations",))(
+        learning_rate=optax.constant_schedule(0.5), damping=0.1
+    )
+    chain = optax.chain(inner, optax.add_decayed_weights(-0.01), optax.scale(2.0))
     plain = optim.imaginary_time(0.5, damping=0.1)
-    alone, _ = plain.update(None, plain.init(params), params, other=0, **rows)
+    grads = jax.tree.map(jnp.zeros_like, params)
+
+    @jax.jit
+    def both(params):
+        chained, _ = chain.update(grads, chain.init(params), params, **rows)
+        return chained, plain.update(None, plain.init(params), params, other=0, **rows)[0]
+
+    with jax.numpy_dtype_promotion("standard"):
+        updates, alone = both(params)
     expected = jax.tree.map(lambda u, p: 2 * (u - 0.01 * p), alone, params)
     equal(updates, expected, rtol=1e-5)
 
@@ -184,6 +238,10 @@ def test_options_out_of_range_are_named(bare_errors):
         optim.imaginary_time(0.1, damping=0.1, tolerance=-1.0)
     with pytest.raises(ValueError, match="iterations must be >= 1, got 0"):
         optim.imaginary_time(0.1, damping=0.1, iterations=0)
+    with pytest.raises(ValueError, match="rtol must be None with solver='cg'"):
+        optim.imaginary_time(0.1, damping=0.1, solver="cg", rtol=0.1)
+    with pytest.raises(ValueError, match=r"damping must be one number, got shape \(3,\)"):
+        optim.imaginary_time(0.1, damping=jnp.ones(3))
 
 
 def test_arguments_that_do_not_fit_are_named(bare_errors):
@@ -216,5 +274,10 @@ def test_arguments_that_do_not_fit_are_named(bare_errors):
     pair = (lambda tree: tree["a"], lambda row: {"a": row, "b": jnp.zeros((2, 3))})
     refused("solver must be 'cg' or None for a jacobian of products, got 'samples'",
             jacobian=pair, residual=residual)  # fmt: skip
+    refused("grads must be real where params are", error=TypeError, jacobian=jacobian,
+            grads=jax.tree.map(lambda x: x.astype(complex), params))  # fmt: skip
+    refused("got (0, 9) for params", jacobian=jnp.zeros((0, 9)), residual=residual[:0])
+    optimiser = optim.imaginary_time(0.1, damping=0.1, rtol=0.1)
+    refused("rtol must be None for a jacobian of products", jacobian=pair, residual=residual)
     optimiser = optim.imaginary_time(0.1, damping=0.1)
     refused("the shape of jvp's results, (3,), got (6,)", jacobian=pair, residual=residual)

@@ -134,14 +134,14 @@ def _columns(jacobian: Any, params: Any) -> list[jax.Array]:
     """For each leaf its derivatives, (samples, entries)."""
     leaves, structure = jax.tree.flatten(params)
     sizes = [leaf.size for leaf in leaves]
-    if hasattr(jacobian, "shape") and jacobian.shape[1:] == (sum(sizes),):
+    if hasattr(jacobian, "shape") and jacobian.shape[1:] == (sum(sizes),) and len(jacobian):
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
         return jnp.split(_checks.inexact("jacobian", jacobian), ends, axis=1)
     if jax.tree.structure(jacobian) != structure:
         raise ValueError(
             "jacobian must be a tree like params, a matrix (samples, "
-            f"{sum(sizes)}) or a pair of callables (jvp, vjp), "
-            f"got {jax.tree.structure(jacobian)} for params of {structure}"
+            f"{sum(sizes)}) or a pair of callables (jvp, vjp), got "
+            f"{getattr(jacobian, 'shape', jax.tree.structure(jacobian))} for params of {structure}"
         )
     samples = _checks.stacked("jacobian", jacobian, "the samples")
     for found, leaf in zip(jax.tree.leaves(jacobian), leaves, strict=True):

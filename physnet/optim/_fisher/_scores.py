@@ -5,14 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from physnet.optim._fisher import OuterScores
+from physnet.optim._fisher._metric import OuterScores
 
 Tap = Callable[[str, Any, Any], Any]
 
 
 def outer_scores(
-    log_likelihood: Callable[..., Any], params: Any, *args: Any
+    log_likelihood: Callable[..., Float[Array, ""]], params: Any, *args: Any
 ) -> dict[str, OuterScores]:
     r"""Inputs and output scores of every marked product y = x W: what `fisher_adam` takes.
 

@@ -7,11 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from physnet import _checks
-from physnet.optim import _imaginary_time_cg as _cg
-from physnet.optim import _imaginary_time_gram as _gram
-from physnet.optim import _imaginary_time_parameters as _parameters
-from physnet.optim import _imaginary_time_rows as _rows
-from physnet.optim import _imaginary_time_samples as _samples
+from physnet.optim._imaginary_time import _cg, _gram, _parameters, _rows, _samples
 
 Solver = Literal["samples", "parameters", "cg"]
 
@@ -41,15 +37,19 @@ def direction(
         raise ValueError(
             f"solver must be 'cg' or None for a jacobian of products, got {options.solver!r}"
         )
+    if pair is not None and options.rtol is not None:
+        raise ValueError(f"rtol must be None for a jacobian of products, got {options.rtol!r}")
     if pair is None and options.solver != "cg":
         found = _dense(jacobian, residual, grads, params, carried, damping, options)
         return found, jnp.zeros([], jnp.int32)
     if pair is None:
         pair = _of_matrix(jacobian, params)
+    else:
+        pair = pair._replace(jvp=lambda d, jvp=pair.jvp: jvp(_cast(d, params)))
     if grads is None:
         grads = _rows.adjoint(pair, params, _checks.inexact("residual", residual))
     return _cg.solve(
-        lambda d: _cg.add(_rows.adjoint(pair, params, pair.jvp(_cast(d, params))), damping, d),
+        lambda d: _cg.add(_rows.adjoint(pair, params, pair.jvp(d)), damping, d),
         _cg.add(grads, damping, carried),
         start,
         tolerance=jnp.asarray(options.tolerance),

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from physnet.optim import _imaginary_time_gram as _gram
+from physnet.optim._imaginary_time import _gram
 
 
 def natural(

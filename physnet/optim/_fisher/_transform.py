@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from physnet import _checks
-from physnet.optim import _charts, _fisher, _leaves
+from physnet.optim import _charts, _leaves
+from physnet.optim._fisher import _metric
 
 _NOT_GIVEN: Any = object()
 
@@ -35,7 +36,7 @@ class FisherAdamState(NamedTuple):
 def fisher_adam(
     learning_rate: float | Float[Array, ""] | optax.Schedule,
     *,
-    metric: _fisher.Metric = "diagonal",
+    metric: _metric.Metric = "diagonal",
     source: Literal["jacobian", "gradients"] = "jacobian",
     damping: ArrayLike | Callable[[Array], ArrayLike] = 1e-3,
     b1: ArrayLike = 0.9,
@@ -108,7 +109,7 @@ def fisher_adam(
         None at a leaf keeps its metric, None as a whole all of it (to renew it at some steps only).
         Complex rows count as their real and imaginary parts; leading axes of a leaf of more than
         two count matrices. A NaN in a gradient or a score makes its own entry NaN, or its own
-        matrix; no other.
+        matrix; no other. Infinite scores end a diagonal entry's steps.
 
     Raises:
         ValueError: An option out of range where it is known; from update, no `jacobian` where
@@ -137,6 +138,7 @@ def fisher_adam(
     """
     _checks.one_of("metric", metric, ("diagonal", "kronecker"))
     _checks.one_of("source", source, ("jacobian", "gradients"))
+    _charts.one_number(learning_rate=learning_rate, damping=damping)
     for name, value in (("b1", b1), ("b2", b2)):
         _charts.in_range(name, value, 0.0, 1.0)
     _charts.in_range("power", power, 0.0, float("inf"), open_below=True)
@@ -158,8 +160,8 @@ def fisher_adam(
         def start(leaf, is_matrix):
             if _absent(leaf):
                 return leaf
-            small = jnp.ndim(leaf) > 1 and max(jnp.shape(leaf)[-2:]) <= largest
-            return _fisher.zeros(leaf, metric if is_matrix and small else "diagonal")
+            small = jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and max(leaf.shape[-2:]) <= largest
+            return _metric.zeros(leaf, metric if is_matrix and small else "diagonal")
 
         start_metric = structure.unflatten(map(start, leaves, full))
         mean = jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params)
@@ -187,8 +189,8 @@ def fisher_adam(
             means[index] = d1 * old + (1 - d1) * jnp.asarray(grad, old.dtype)
             mean = means[index] / (1 - d1 ** count.astype(old.dtype))
             if given is not None and given[index] is not None:
-                metrics[index] = _fisher.moved(metrics[index], given[index], d2, seen, every)
-            steps.append(_fisher.solve(metrics[index], mean, extra, power))
+                metrics[index] = _metric.moved(metrics[index], given[index], d2, seen, every)
+            steps.append(_metric.solve(metrics[index], mean, extra, power))
             lengths.append(jnp.sum(steps[-1] * mean))
         scale = jnp.asarray(rate)
         if trust is not None and lengths:
@@ -231,5 +233,5 @@ def _scores(source: str, jacobian: Any, grads: list, structure: Any) -> list | N
         if _absent(found) or _absent(grad):
             given[index] = None
         else:
-            _fisher.check(f"jacobian, leaf {index},", found, jnp.asarray(grad))
+            _metric.check(f"jacobian, leaf {index},", found, jnp.asarray(grad))
     return given

@@ -125,13 +125,19 @@ def moved(metric: Any, scores: Any, decay: jax.Array, seen: jax.Array, every: in
     rows, columns = mix(metric.rows, found[0]), mix(metric.columns, found[1])
 
     def renew(_):
-        (a, u), (b, v) = (jnp.linalg.eigh(m / weight) for m in (rows, columns))
-        return jnp.maximum(a, 0), u, jnp.maximum(b, 0), v
+        return *_spectrum(rows / weight), *_spectrum(columns / weight)
 
     if every == 1:
         return Kronecker(weight, rows, columns, *renew(None))
     due = (seen - 1) % every == 0
     return Kronecker(weight, rows, columns, *jax.lax.cond(due, renew, tuple, metric[3:]))
+
+
+def _spectrum(pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues and eigenvectors; what is 0 up to rounding is 0, for the pseudo-inverse."""
+    values, basis = jnp.linalg.eigh(pairs)
+    least = values.shape[-1] * jnp.finfo(values.dtype).eps * values[..., -1:]
+    return jnp.where(values <= least, 0, values), basis
 
 
 def solve(metric: Any, vector: jax.Array, damping: jax.Array, power: float) -> jax.Array:

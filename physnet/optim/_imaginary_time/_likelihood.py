@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from physnet import _checks
-from physnet.optim import _imaginary_time_rows as _rows
+from physnet.optim._imaginary_time import _rows
 
 
 def likelihood_rows(

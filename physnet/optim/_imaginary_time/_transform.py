@@ -10,8 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from physnet import _checks
 from physnet.optim import _charts, _leaves
-from physnet.optim import _imaginary_time_cg as _cg
-from physnet.optim import _imaginary_time_direction as _direction
+from physnet.optim._imaginary_time import _cg, _direction
 
 
 class ImaginaryTimeState(NamedTuple):
@@ -70,21 +69,22 @@ def imaginary_time(
     would hide leaves that the Jacobian has.
 
     Where a NaN or an infinity in the Jacobian, the residual, the gradients or the damped metric's
-    factor (damping too small for the dtype) reaches d, the step is left out: zero updates, the old
-    direction, and `skipped` counts it. The solve runs in the Jacobian's dtype, float32 at least;
-    there the solve over the samples with residual=None (Woodbury's identity) loses the digits of
-    |S| / damping.
+    factor (damping too small for the dtype) reaches d or the updates, the step is left out: zero
+    updates, the old direction, and `skipped` counts it. The solve runs in the Jacobian's dtype,
+    "cg" in that of the parameters, float32 at least; there the solve over the samples with
+    residual=None (Woodbury's identity) loses the digits of |S| / damping.
 
     Args:
         learning_rate: A number, or a schedule of the step's number.
-        damping: Added to the metric, > 0 unless `rtol` is given or the solver is "cg"; a number or
-            a schedule.
+        damping: Added to the metric, > 0 unless `rtol` is given or the solver is "cg" (which at 0
+            diverges for grads that S cannot reach); a number or a schedule.
         momentum: In [0, 1), a number or a schedule; 0.0 keeps no direction.
         max_norm: Bound on the Euclidean norm of each step (SPRING's norm constraint is its square).
         solver: "samples", "parameters", or "cg" for conjugate gradients with products only. None
             takes the smaller matrix, and "cg" for products.
         rtol: None solves by Cholesky. A number takes eigenvectors, and d = m in those whose
-            eigenvalue is less than this share of the largest (the pseudo-inverse of minSR).
+            eigenvalue is less than this share of the largest (the pseudo-inverse of minSR). Not
+            for "cg".
         tolerance: "cg" ends at this norm of the residual, relative to the right-hand side's,
         iterations: or after so many products with the metric (a static argument, and so to be named
             to `optax.inject_hyperparams`).
@@ -135,6 +135,9 @@ def imaginary_time(
     iterations = _checks.positive_int("iterations", iterations)
     options = _direction.Options(solver, rtol, tolerance, iterations)
     top = float("inf")
+    _charts.one_number(learning_rate=learning_rate, damping=damping, momentum=momentum)
+    if rtol is not None and solver == "cg":
+        raise ValueError(f"rtol must be None with solver='cg', got {rtol!r}")
     if not callable(damping):
         _charts.in_range("damping", damping, 0.0, top, open_below=rtol is None and solver != "cg")
     if not callable(momentum):
@@ -187,7 +190,6 @@ def imaginary_time(
             options,
         )
         found = jax.tree.map(lambda x, zero: x.astype(zero.dtype), found, zeros)
-        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(found)]))
         size = now(learning_rate)
         if max_norm is not None:
             length = jnp.sqrt(_cg.inner(found, found))
@@ -196,7 +198,10 @@ def imaginary_time(
             length = jnp.abs(size) * length
             size = size * jnp.where(length > bound, bound / length, 1)
         steps = _cg.add(zeros, -size, found)
-        steps = jax.tree.map(lambda s, p: jnp.where(good, s, 0).astype(p.dtype), steps, params)
+        steps = jax.tree.map(lambda s, p: s.astype(p.dtype), steps, params)
+        finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((found, steps))]
+        good = jnp.all(jnp.stack(finite))
+        steps = jax.tree.map(lambda s: jnp.where(good, s, 0), steps)
         if keeps:
             last = jax.tree.map(lambda new, old: jnp.where(good, new, old), found, last)
         return steps, ImaginaryTimeState(
@@ -218,5 +223,11 @@ def _like(grads: Any, params: Any) -> Any:
     """The gradients in the directions' dtypes, or a ValueError where they are not like params."""
     shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (grads, params)]
     if jax.tree.structure(grads) != jax.tree.structure(params) or shapes[0] != shapes[1]:
-        raise ValueError(f"grads must be a tree like params, of shapes {shapes[1]}, got {grads!r}")
+        raise ValueError(
+            f"grads must be a tree like params, of shapes {shapes[1]}, got {shapes[0]} in "
+            f"{jax.tree.structure(grads)}"
+        )
+    for g, p in zip(jax.tree.leaves(grads), jax.tree.leaves(params), strict=True):
+        if jnp.iscomplexobj(g) and not jnp.iscomplexobj(p):
+            raise TypeError(f"grads must be real where params are, got dtype {jnp.result_type(g)}")
     return jax.tree.map(lambda g, p: jnp.asarray(g).astype(_leaves.wide(p).dtype), grads, params)

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact, Num
 
 from physnet import _checks
-from physnet.optim import _imaginary_time_rows as _rows
+from physnet.optim._imaginary_time import _rows
 
 
 def local_energies(
@@ -35,7 +36,7 @@ def local_energies(
         chunk: Samples taken at once; None takes all.
 
     Returns:
-        E(s), real or complex.
+        E(s), real or complex, float32 or complex64 at least.
 
     Raises:
         ValueError: `connected` or `elements` without one row a sample, or one number a link.
@@ -56,8 +57,10 @@ def local_energies(
 
     def one(row):
         own, others, element = row
-        ratio = jax.vmap(lambda t: log_psi(params, t))(others) - log_psi(params, own)
-        dtype = jnp.result_type(ratio, element)
+        ratio = _rows.wide(jax.vmap(lambda t: log_psi(params, t))(others) - log_psi(params, own))
+        element = _rows.wide(element)
+        dtype = np.promote_types(ratio.dtype, element.dtype)
+        ratio = jnp.where(element == 0, 0, ratio)  # where padded it may overflow
         return jnp.sum(element.astype(dtype) * jnp.exp(ratio).astype(dtype))
 
     return _rows.over(one, (samples, connected, elements), chunk)
@@ -126,7 +129,7 @@ def wavefunction_rows(
     if weights is None:
         share = jnp.full(count, 1 / count, _rows.wide(energies).real.dtype)
     else:
-        share = _checks.real("weights", weights)
+        share = _rows.wide(_checks.real("weights", weights))
         share = share / jnp.sum(share)
     if energies.shape != (count,) or share.shape != (count,):
         raise ValueError(
