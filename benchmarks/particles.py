@@ -313,12 +313,12 @@ def main() -> None:
         for way, particles in settings.ways:
             keep("ways", attempt(way, particles, settings.width, settings, 1))
         for count in settings.devices:
-            if not on_gpu:
-                rows = forced(arguments.preset, count)
-            elif count <= jax.device_count():
+            if count <= jax.device_count():
                 rows = spread(settings, count, report["ways"])
-            else:
+            elif on_gpu:
                 rows = []
+            else:
+                rows = forced(arguments.preset, count)
             for row in rows:
                 keep("spread", row)
         print(f"wrote {output}")

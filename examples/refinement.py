@@ -98,7 +98,7 @@ SMOKE = Plan(
     models=2,
     densities=(0.4,),
     curve=(0.2, 0.4, 0.7),
-    windows=32,
+    windows=16,
 )  # fmt: skip
 
 PLANS = {"smoke": SMOKE, "quick": QUICK, "full": FULL}
@@ -160,8 +160,13 @@ class Bench:
             return found.params, found.shares
 
         @jax.jit
-        def drawn(params: Any, density: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
-            table = bk_core.gate_quantiles(config, params, self.sample[:, :-1])
+        def table(params: Any) -> jax.Array:
+            return bk_core.gate_quantiles(config, params, self.sample[:, :-1])
+
+        @jax.jit
+        def drawn(
+            params: Any, table: jax.Array, density: jax.Array, key: jax.Array
+        ) -> tuple[Any, jax.Array]:
             mean = bk_core.beyond(config, density, block)
             noise = jax.random.normal(key, (plan.evaluations, *table.shape[:2]))
             shares = jax.vmap(lambda odds: bk_core.allot(odds, mean))(SIGMA * noise)
@@ -174,11 +179,11 @@ class Bench:
             return bk_core.with_shares(params, table, best), best
 
         @jax.jit
-        def common(params: Any, density: jax.Array) -> Any:
-            table = bk_core.gate_quantiles(config, params, self.sample[:, :-1])
+        def common(params: Any, table: jax.Array, density: jax.Array) -> Any:
             return bk_core.with_shares(params, table, bk_core.beyond(config, density, block))
 
-        self._measure, self._refined, self._drawn, self._common = measure, refined, drawn, common
+        self._measure, self._table = measure, table
+        self._refined, self._drawn, self._common = refined, drawn, common
 
     def figures(self, params: Any) -> dict[str, float]:
         """Loss and share of kept pairs, on held-out text and on that of the search."""
@@ -188,8 +193,9 @@ class Bench:
 
     def curve(self, params: Any) -> list[dict[str, float]]:
         """One density for all heads, at each of the plan's."""
+        table = self._table(params)
         return [
-            {"density": density} | self.figures(self._common(params, jnp.float32(density)))
+            {"density": density} | self.figures(self._common(params, table, jnp.float32(density)))
             for density in self._plan.curve
         ]
 
@@ -197,7 +203,7 @@ class Bench:
         """What a method makes of a model."""
         key, share = jax.random.key(seed), jnp.float32(density)
         if method == "random":
-            params, shares = self._drawn(params, share, key)
+            params, shares = self._drawn(params, self._table(params), share, key)
         else:
             params, shares = self._refined(params, share, key, covariance=method)
         return self.figures(params) | {"shares": np.asarray(shares).round(4).tolist()}

@@ -124,18 +124,21 @@ def refined(
 
     key = jax.random.fold_in(jax.random.key(training.seed), 4)
     run = functools.partial(search, model, options, dtype, params, windows, key)
-    found, count = run(None, generations=0).search, 0
-    leaves, tree = jax.tree.flatten(found)
+    found, threshold = start_of(model, options, dtype, params, windows, key)
+    count, tree = 0, jax.tree.structure((found, threshold))
     with Checkpoints(folder / "checkpoints") as checkpoints:
 
         def say(sentence: str) -> None:
             console.print(f"{model.label}: {sentence}")
 
-        restored = checkpoints.restore(_named(leaves), say=say)
+        restored = checkpoints.restore(_named((found, threshold)), say=say)
         if restored is not None:
-            found = tree.unflatten(restored.state[name] for name in _named(leaves))
+            found, threshold = tree.unflatten(
+                restored.state[name] for name in sorted(restored.state)
+            )
             count = restored.step
-            say(f"resuming after generation {count}")
+            whole = count >= options.generations
+            say("refined already" if whole else f"resuming after generation {count}")
         with Metrics(folder, step=count) as metrics:
             while count < options.generations:
                 due = min(CALL, options.generations - count)
@@ -143,12 +146,26 @@ def refined(
                 for value in np.asarray(made.history):
                     count += 1
                     metrics.record("refinement", count, loss=float(value))
-                found = made.search
+                found, threshold = made.search, _threshold(made.params)
                 metrics.flush()
-                checkpoints.save(count, _named(jax.tree.leaves(found)), {})
+                checkpoints.save(count, _named((found, threshold)), {})
                 say(f"generation {count}, loss {made.before:.4f} -> {made.after:.4f}")
-    return run(found, generations=0).params
+    attention = params["layers"]["attention"] | {"threshold": threshold}
+    return params | {"layers": params["layers"] | {"attention": attention}}
 
 
-def _named(leaves: list[Any]) -> dict[str, Any]:
-    return {f"{index:02}": leaf for index, leaf in enumerate(leaves)}
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def start_of(
+    model: Model, options: Superposition, dtype: Any, params: Any, windows: Any, key: Any
+) -> tuple[bk_core.Search, jax.Array]:
+    """A search before its first generation, and thresholds: no loss is evaluated for them."""
+    begun = search(model, options, dtype, params, windows, key, None, generations=0).search
+    return begun, _threshold(params)
+
+
+def _threshold(params: Any) -> jax.Array:
+    return params["layers"]["attention"]["threshold"]
+
+
+def _named(state: Any) -> dict[str, Any]:
+    return {f"{index:02}": leaf for index, leaf in enumerate(jax.tree.leaves(state))}

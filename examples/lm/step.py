@@ -1,5 +1,6 @@
 """The training step: a batch, its gradient, one update; and a call of several of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,12 @@ def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> 
 
 def begin(model: Model, training: Training) -> Any:
     """`initial_state`, of an ensemble that of every member."""
+    return _begun(model._replace(name="", label="", teacher=None), training)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _begun(model: Model, training: Training) -> Any:
+    """Compiled once for all rows that begin alike."""
     if not model.members:
         return initial_state(model, training)
     return jax.vmap(lambda seed: initial_state(model, training, seed=seed))(_seeds(model, training))

@@ -70,7 +70,7 @@ def train(
     def say(sentence: str) -> None:
         console.print(f"{model.label}: {sentence}")
 
-    state, step = jax.jit(lambda: begin(model, training))(), 0
+    state, step = begin(model, training), 0
     spent = {"seconds": 0.0, "memory": 0}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, say=say)

@@ -15,7 +15,7 @@ from lm.checkpoints import digest
 from lm.errors import UserError
 from lm.evaluation import Evaluator
 from lm.rows import Model, Teacher
-from lm.settings import PRESETS, Training
+from lm.settings import PRESETS, Superposition, Training
 from lm.training import train
 from rich.console import Console
 
@@ -57,12 +57,15 @@ def test_members_take_the_steps_of_models_of_their_seeds():
     state, measured = jax.jit(step.program(SEVERAL, TRAINING, 3))(
         step.begin(SEVERAL, TRAINING), tokens, zero
     )
+
+    @jax.jit
+    def of_one(seed):
+        start = step.initial_state(BIGRAM, TRAINING, seed=seed)
+        return step.steps(BIGRAM, TRAINING, 3, seed=seed)(start, tokens, zero)
+
     losses = []
     for index in range(3):
-        seed = TRAINING.seed + index
-        alone, found = jax.jit(step.steps(BIGRAM, TRAINING, 3, seed=seed))(
-            step.initial_state(BIGRAM, TRAINING, seed=seed), tokens, zero
-        )
+        alone, found = of_one(TRAINING.seed + index)
         own = members.member(state["params"], index)
         np.testing.assert_allclose(own["table"], alone["params"]["table"], atol=1e-6)
         losses.append(found["loss"])
@@ -73,7 +76,9 @@ def test_a_mixture_has_the_mean_of_the_probabilities():
     params = step.begin(SEVERAL, TRAINING)["params"]
     whole = members.mixture(SEVERAL)
     tokens = jnp.asarray(TOY.validation[:12].reshape(2, 6))
-    logits, info = whole.apply(Config(), params, tokens, dtype=jnp.float32, return_info=True)
+    logits, info = jax.jit(
+        lambda p: whole.apply(Config(), p, tokens, dtype=jnp.float32, return_info=True)
+    )(params)
     each = np.exp([log_softmax(table)[np.asarray(tokens)] for table in params["table"]])
     np.testing.assert_allclose(log_softmax(logits), np.log(each.mean(0)), atol=1e-5)
     assert info["kept_pairs"] == 1.0
@@ -90,8 +95,13 @@ def test_a_student_learns_the_text_and_the_mixture(direction):
     pupil = BIGRAM._replace(teacher=Teacher(SEVERAL, params, direction, 0.25))
     windows = jnp.asarray(TOY.train[:18].reshape(2, 9))
     own = init(Config(), jax.random.key(9))
-    taught = step.members_logits(SEVERAL, params, windows[:, :-1], jnp.float32)
-    found, loss = step.objective(pupil, jnp.float32, own, windows, jax.random.key(0), taught=taught)
+
+    @jax.jit
+    def objective(own, params):
+        taught = step.members_logits(SEVERAL, params, windows[:, :-1], jnp.float32)
+        return step.objective(pupil, jnp.float32, own, windows, jax.random.key(0), taught=taught)
+
+    found, loss = objective(own, params)
     x, y = np.asarray(windows)[:, :-1], np.asarray(windows)[:, 1:]
     student = log_softmax(own["table"])[x]
     mixed = np.log(np.exp([log_softmax(table)[x] for table in params["table"]]).mean(0))
@@ -170,20 +180,28 @@ def test_options_that_do_not_go_together_are_named(arguments, message):
         shakespeare.command_line(arguments.split())
 
 
-TINY = (
-    "--preset smoke --rows bk --ensemble 2 --distill forward --refine --sample 0 --depths 1 "
-    "--sizes.layers 1 --sizes.width 16 --sizes.heads 2 --bk.chains 4 --training.block 16 "
-    "--training.batch 2 --training.steps 4 --training.steps-per-call 2 "
-    "--training.evaluate-every 4 --training.checkpoint-every 2 --superposition.generations 10 "
-    "--superposition.particles 4 --superposition.windows 8 --superposition.pairs 0.6"
-)
+@pytest.fixture(scope="module")
+def short():
+    """The smoke presets' text, cut short."""
+    text = corpus.python_source()[:12_000]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "python_source", lambda: text)
+        yield
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The settings and the folder of a job with every option."""
+def finished(short, tmp_path_factory):
+    """The settings and the folder of a job with every option, of the comparison's smoke preset."""
     folder = tmp_path_factory.mktemp("options")
-    settings = shakespeare.command_line([*TINY.split(), "--directory", str(folder)])
+    arguments = "--preset smoke --rows bk --ensemble 2 --distill forward --refine --sample 0"
+    asked = shakespeare.command_line([*arguments.split(), "--directory", str(folder)])
+    same = ("training", "sizes", "bk")
+    settings = dataclasses.replace(
+        asked,
+        depths=(1,),
+        superposition=Superposition(pairs=0.6, generations=10, particles=4, windows=8),
+        **{name: getattr(refinement.SMOKE.settings, name) for name in same},
+    )
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         shakespeare.main(settings, QUIET)
     return settings, folder
@@ -243,7 +261,8 @@ def test_gains_are_read_off_a_curve():
     assert refinement.gains(curve, curve[1]) == {"nats": 0.0, "pairs": 0.0}
 
 
-def test_the_smoke_preset_of_the_comparison(tmp_path):
+def test_the_smoke_preset_of_the_comparison(finished, tmp_path):
+    shutil.copytree(finished[1] / "bk-ensemble", tmp_path / "bk-ensemble")  # trained already
     arguments = refinement.command_line(["--preset", "smoke", "--directory", str(tmp_path)])
     refinement.main(arguments, QUIET)
     report = json.loads((tmp_path / "refinement.json").read_text())

@@ -107,6 +107,11 @@ def test_weights_from_losses():
     hot = run(losses, 0.0)
     np.testing.assert_allclose(hot, [1 / 3, 1 / 3, 0, 1 / 3, 0, 0], rtol=1e-6)
     assert np.all(np.isnan(run(jnp.full(6, jnp.nan, f32), 1.0)))
+    ties = jnp.array([1.0, 1.0, 2.0, 4.0, 2.0, 1.0], jnp.float32)
+    slope = jax.jit(jax.jacobian(run))(ties, 2.0)
+    p = np.exp(-2.0 * np.asarray(ties))
+    p /= p.sum()
+    np.testing.assert_allclose(slope, -2 * (np.diag(p) - np.outer(p, p)), atol=1e-6)
 
 
 @pytest.mark.usefixtures("bare_errors")
@@ -120,5 +125,11 @@ def test_errors_name_the_argument():
         distill.collapse(particles, jnp.ones(3))
     with pytest.raises(ValueError, match="points must be >= 1"):
         distill.collapse(particles, points=0)
-    with pytest.raises(ValueError, match=r"losses must have shape \(K,\)"):
-        distill.boltzmann_weights(jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"loss_fn must return one number, got shape \(1,\)"):
+        distill.collapse(particles, loss_fn=lambda x: x["b"][:1])
+    for bad in (jnp.ones((2, 2)), jnp.ones(0)):
+        with pytest.raises(ValueError, match=r"losses must have shape \(K,\)"):
+            distill.boltzmann_weights(bad)
+    for bad in (-1.0, np.nan, jnp.ones(2)):
+        with pytest.raises(ValueError, match="inverse_temperature must be one number >= 0"):
+            distill.boltzmann_weights(jnp.ones(2), inverse_temperature=bad)

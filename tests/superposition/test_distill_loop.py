@@ -102,12 +102,14 @@ def test_objective_without_labels_or_entries_is_zero_and_finite():
     student, targets = normal(N, V), jax.nn.log_softmax(normal(N, V, seed=1))
     options = {"labels": jnp.full(N, -1), "hard_weight": 0.5}
 
-    def loss(s, mask):
-        losses = distill.objective(s, targets, mask=mask, **options)
+    def loss(s, mask):  # padding's logits and targets may be anything
+        losses = distill.objective(
+            s, jnp.where(mask[:, None], targets, jnp.nan), mask=mask, **options
+        )
         return losses.total, losses
 
     run = jax.jit(jax.grad(loss, has_aux=True))
-    slope, none = run(student, jnp.zeros(N, bool))
+    slope, none = run(jnp.full_like(student, jnp.nan), jnp.zeros(N, bool))
     assert (none.total, none.divergence, none.cross_entropy) == (0, 0, 0)
     assert np.all(slope == 0)
     slope, losses = run(student.at[:, 0].set(-jnp.inf), jnp.ones(N, bool))  # of no label's class
@@ -141,7 +143,7 @@ def test_a_step_is_one_of_the_optimiser_on_targets_or_teachers():
 
 def test_teachers_and_students_are_trained_by_one_loop():
     """Linear teachers by labels alone, vmapped; a student with labels on some inputs only."""
-    x = normal(64, D, seed=1)
+    x = np.asarray(normal(64, D, seed=1))  # as data sets come
     labels = jnp.argmax(x @ normal(D, V, seed=2), -1).astype(jnp.int32)
     options = {"apply": apply, "optimiser": optax.adam(0.1), "steps": 60, "batch_size": 16}
 
@@ -188,8 +190,17 @@ def test_errors_name_the_argument():
     for without in ({}, {"labels": labels}, {"hard_weight": 1.0}):
         with pytest.raises(ValueError, match="targets must be given, or labels with hard_weight=1"):
             distill.step(state, x, **without, **options)
-    with pytest.raises(ValueError, match=r"hard_weight must be in \[0, 1\], got 1.5"):
-        distill.objective(targets, targets, labels=labels, hard_weight=1.5)
+    for bad in (1.5, np.nan, jnp.zeros(N)):
+        with pytest.raises(ValueError, match=r"hard_weight must be one number in \[0, 1\]"):
+            distill.objective(targets, targets, labels=labels, hard_weight=bad)
+    with pytest.raises(ValueError, match=r"targets must have the shape \(12, 4\)"):
+        distill.objective(targets, targets[:, 1:])
+    with pytest.raises(TypeError, match="targets must be a real"):
+        distill.objective(targets, jnp.zeros((N, V), jnp.int32))
+    with pytest.raises(TypeError, match="mask must be boolean, got dtype int32"):
+        distill.objective(targets, targets, mask=labels)
+    past = distill.objective(targets, targets, labels=labels + V, hard_weight=0.5)
+    assert jnp.isnan(past.total)  # of no class
     with pytest.raises(ValueError, match=r"labels must have the shape \(12,\)"):
         distill.objective(targets, targets, labels=labels[1:], hard_weight=0.5)
     with pytest.raises(TypeError, match="labels must be integers"):
@@ -203,3 +214,5 @@ def test_errors_name_the_argument():
         distill.ensemble_log_probs(normal(K, D, V), x, apply=apply, chunk=0)
     with pytest.raises(TypeError, match="apply must return real floating-point logits"):
         distill.ensemble_log_probs(normal(K, D, V), x, apply=lambda p, x: labels)
+    with pytest.raises(TypeError, match="apply must return real floating-point logits"):
+        distill.ensemble_log_probs(normal(K, D, V), x, apply=lambda p, x: (x @ p, x))

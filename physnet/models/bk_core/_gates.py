@@ -79,7 +79,16 @@ def with_shares(params: Params, quantiles: Float[Array, "L N Q"], shares: ArrayL
 
     Returns:
         New parameters; only thresholds differ.
+
+    Raises:
+        ValueError: quantiles of another number of layers or heads, shares of another shape.
     """
+    _fits(params, quantiles)
+    if np.shape(shares) not in ((), quantiles.shape[:-1]):
+        raise ValueError(
+            f"shares must be one number or have shape {quantiles.shape[:-1]}, got "
+            f"{np.shape(shares)}"
+        )
     points = jnp.linspace(0.0, 1.0, quantiles.shape[-1], dtype=jnp.float32)
     shares = jnp.broadcast_to(jnp.asarray(shares, jnp.float32), quantiles.shape[:-1])
     found = jax.vmap(jax.vmap(lambda share, table: jnp.interp(share, points, table)))(
@@ -100,7 +109,11 @@ def shares_of(params: Params, quantiles: Float[Array, "L N Q"]) -> Float[Array, 
 
     Returns:
         (L, N) in [0, 1]; where neighbouring quantiles are equal, one of their shares.
+
+    Raises:
+        ValueError: quantiles of another number of layers or heads.
     """
+    _fits(params, quantiles)
     points = jnp.linspace(0.0, 1.0, quantiles.shape[-1], dtype=jnp.float32)
     threshold = params["layers"]["attention"]["threshold"].astype(quantiles.dtype)
     return jax.vmap(jax.vmap(lambda value, table: jnp.interp(value, table[::-1], points[::-1])))(
@@ -113,10 +126,14 @@ def allot(odds: Float[Array, "L N"], mean: ArrayLike) -> Float[Array, "L N"]:
 
     Args:
         odds: log-odds (L, N).
-        mean: in [0, 1], to which shares come within 1e-6 at any finite odds.
+        mean: one number in [0, 1]; shares come within 1e-6 of it while odds are within 30 of 0
+            (beyond, float32 rounds their sum with c).
 
     Returns:
         (L, N) in [0, 1].
+
+    Raises:
+        ValueError: a mean that is not one number or known to be outside [0, 1].
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,6 +142,10 @@ def allot(odds: Float[Array, "L N"], mean: ArrayLike) -> Float[Array, "L N"]:
         >>> f"{shares.mean():.4f}", f"{jnp.diff(jnp.log(shares / (1 - shares)))[0, 0]:.3f}"
         ('0.2500', '2.000')
     """
+    known = _checks.concrete(mean)
+    outside = known is not None and not np.all((known >= 0) & (known <= 1))
+    if np.shape(mean) != () or outside:
+        raise ValueError(f"mean must be one number in [0, 1], got {mean}")
     reach = jnp.max(jnp.abs(odds)) + _REACH
 
     def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -154,10 +175,17 @@ def beyond(config: BKCoreConfig, density: ArrayLike, time: int) -> Float[Array, 
         >>> float(bk_core.beyond(config, 0.7, 4))  # 7 of 10 pairs: the 4 nearest and 3 of 6
         0.5
     """
+    time = _checks.positive_int("time", time)
     pairs = time * (time + 1) / 2
     near = min(config.local_window, time)
     band = near * time - near * (near - 1) / 2
     return jnp.clip((jnp.float32(density) * pairs - band) / max(pairs - band, 1.0), 0.0, 1.0)
+
+
+def _fits(params: Params, quantiles: Array) -> None:
+    heads = params["layers"]["attention"]["threshold"].shape
+    if quantiles.ndim != 3 or quantiles.shape[:2] != heads:
+        raise ValueError(f"quantiles must have shape (L, N, Q) of {heads}, got {quantiles.shape}")
 
 
 def _gated(config: BKCoreConfig) -> None:

@@ -42,7 +42,7 @@ class Refined(NamedTuple):
         params: with the new thresholds, or those of the start where these are better.
         shares: (L, N), the share of the pairs beyond the local window that each head keeps of the
             sample.
-        before: objective at the start.
+        before: objective where the search began.
         after: objective of `params`, with the same key.
         history: (G,) mean objective of the particles of each generation of this call.
         search: to go on from.
@@ -87,7 +87,8 @@ def refine(
 
     Args:
         config: the sizes, with attention and without a memory.
-        params: of a trained model, gates set by `calibrate`; where the search begins.
+        params: of a trained model, gates set by `calibrate`; where the search begins (where a head
+            keeps nearly none or all, at a share of 0.02 or 0.98).
         tokens: (B, T), a sample from which shares become thresholds.
         objective: (params, key) -> a number to be made small; any pure JAX function. The key is the
             same for all particles of a generation and a new one in the next, for an objective on
@@ -102,7 +103,7 @@ def refine(
         search: of an earlier call with the same arguments, to go on with G more generations: two
             calls give what one of their sum gives.
         covariance: what is learned of the shape of the cloud, as in `path_integral.init`; None is
-            full up to 200 heads.
+            full up to 64 heads.
         chunk: particles evaluated at once, to bound memory; None evaluates all.
         dtype: in which the scores of the sample are computed, as in `apply`.
 
@@ -110,8 +111,8 @@ def refine(
         `Refined`.
 
     Raises:
-        ValueError, TypeError: as `gate_quantiles`; ValueError for a density outside [0, 1] or
-            fewer than 4 particles.
+        ValueError, TypeError: as `gate_quantiles`; ValueError for a density that is not one number
+            in [0, 1], fewer than 4 particles, an objective that is not one number.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -134,9 +135,11 @@ def refine(
         >>> bool(found.before > 0.05), bool(found.after < 0.02)
         (True, True)
     """
-    known = None if density is None else _checks.concrete(density)
-    if known is not None and not np.all((known >= 0) & (known <= 1)):
-        raise ValueError(f"density must be in [0, 1], got {density}")
+    if density is not None:
+        known = _checks.concrete(density)
+        outside = known is not None and not np.all((known >= 0) & (known <= 1))
+        if np.shape(density) != () or outside:
+            raise ValueError(f"density must be one number in [0, 1], got {density}")
     _checks.positive_int("generations", generations, minimum=0)
     _checks.positive_int("particles", particles, minimum=4)
     quantiles = _gates.gate_quantiles(config, params, tokens, dtype=dtype)
@@ -147,7 +150,10 @@ def refine(
 
     def value(odds: Array, key: jax.Array) -> Array:
         moved = _gates.with_shares(params, quantiles, shares(odds))
-        return jnp.asarray(objective(moved, key))
+        found = jnp.asarray(objective(moved, key))
+        if found.shape != ():
+            raise ValueError(f"objective must return one number, got shape {found.shape}")
+        return found
 
     if search is None:
         kept = _gates.shares_of(params, quantiles)
@@ -168,7 +174,7 @@ def refine(
     search, history = jax.lax.scan(generation, search, None, length=generations)
     last = jax.random.fold_in(key, 2**31)  # beyond every generation
     before, after = (value(odds, last) for odds in (search.start, search.average))
-    better = after < before
+    better = (after < before) | (jnp.isnan(before) & ~jnp.isnan(after))
     kept = shares(jnp.where(better, search.average, search.start))
     found = _gates.with_shares(params, quantiles, kept)
     return Refined(found, kept, before, jnp.where(better, after, before), history, search)

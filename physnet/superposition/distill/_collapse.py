@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -50,13 +51,14 @@ def boltzmann_weights(
     Args:
         losses: (K,).
         inverse_temperature: lambda >= 0, in units of 1 / loss: 0 weighs alike, infinity takes the
-            best alone.
+            best alone (all that are equally good).
 
     Returns:
         (K,), float32 (float64 from float64), their sum 1.
 
     Raises:
-        ValueError: Losses that are not (K,).
+        ValueError: Losses that are not (K,), an inverse temperature that is not one number or
+            known to be negative or NaN.
         TypeError: Losses that are not real floating-point numbers.
 
     Example:
@@ -66,15 +68,18 @@ def boltzmann_weights(
         [0.881, 0.119, 0.0]
     """
     losses = _checks.real("losses", losses)
-    if losses.ndim != 1:
-        raise ValueError(f"losses must have shape (K,), got {losses.shape}")
+    if losses.ndim != 1 or losses.size == 0:
+        raise ValueError(f"losses must have shape (K,) with K >= 1, got {losses.shape}")
     wide = jnp.float64 if losses.dtype == jnp.float64 else jnp.float32
-    finite = jnp.isfinite(losses)
-    above = jnp.where(finite, losses.astype(wide), jnp.inf)
-    least = jnp.min(above)
-    above = jnp.where(finite, above - jnp.where(jnp.isfinite(least), least, 0.0), 0.0)
     rate = jnp.asarray(inverse_temperature, wide)
-    action = jnp.where(above == 0, 0.0, rate * jnp.where(above == 0, 1.0, above))
+    known = _checks.concrete(rate)
+    if rate.shape != () or (known is not None and not np.all(known >= 0)):
+        raise ValueError(f"inverse_temperature must be one number >= 0, got {inverse_temperature}")
+    finite = jnp.isfinite(losses)
+    losses = jnp.where(finite, losses.astype(wide), 0.0)
+    above = losses - lax.stop_gradient(jnp.min(jnp.where(finite, losses, jnp.inf)))
+    best = (above == 0) & (rate == jnp.inf)  # 0 * inf
+    action = jnp.where(best, 0.0, rate * jnp.where(best, 1.0, above))
     weights = jnp.where(finite, jnp.exp(-action), 0.0)
     return weights / jnp.sum(weights)
 
@@ -116,7 +121,8 @@ def collapse(
 
     Raises:
         ValueError: Particles without a common first axis, weights of another shape or known to be
-            negative or all 0, points or chunk < 1.
+            negative or without a positive, finite sum, points or chunk < 1, a loss that is not
+            one number.
         TypeError: Leaves that are not real floating-point arrays.
 
     Example:
@@ -162,11 +168,17 @@ def collapse(
     if loss_fn is None:
         return Collapse(params, spread, effective)
 
+    def value(params):
+        loss = jnp.asarray(loss_fn(params), shares.dtype)
+        if loss.shape != ():
+            raise ValueError(f"loss_fn must return one number, got shape {loss.shape}")
+        return loss
+
     def evaluated(tree):
-        return lax.map(lambda x: jnp.asarray(loss_fn(x), shares.dtype), tree, batch_size=size)
+        return lax.map(value, tree, batch_size=size)
 
     losses = evaluated(particles)
-    loss = jnp.asarray(loss_fn(params), shares.dtype)
+    loss = value(params)
     mean_loss = jnp.sum(jnp.where(taken, shares * losses, 0.0))
     best = jnp.argmin(jnp.where(taken & ~jnp.isnan(losses), losses, jnp.inf))
 

@@ -51,9 +51,9 @@ def mixture_kl(
         (...), nats for each example, float32 (float64 from float64).
 
     Raises:
-        ValueError: Shapes that do not fit; weights known to be negative or all 0; a temperature
-            that is known not to be positive.
-        TypeError: Logits that are not real floating-point arrays.
+        ValueError: Shapes that do not fit; weights known to be negative or without a positive,
+            finite sum; a temperature that is known not to be positive.
+        TypeError: Logits that are not real floating-point arrays, weights that are not real.
 
     Example:
         >>> import jax.numpy as jnp

@@ -196,9 +196,10 @@ def fit(
     """
     _checks.positive_int("steps", steps)
     _checks.positive_int("batch_size", batch_size)
+    count = _checks.stacked("inputs", inputs, "that of examples")
     data = {"targets": targets, "labels": labels, "mask": mask}
     rows = {"inputs": inputs} | {name: x for name, x in data.items() if x is not None}
-    count = _checks.stacked("inputs", inputs, "that of examples")
+    rows = jax.tree.map(jnp.asarray, rows)  # a NumPy array takes no traced index
     for name, value in rows.items():
         if name != "inputs" and value.shape[:1] != (count,):
             raise ValueError(f"{name} must have {count} rows, as inputs, got shape {value.shape}")

@@ -30,16 +30,17 @@ def mixture_log_probs(
         teacher_logits: (K, ..., V), teachers on axis 0; logits or log-probabilities.
         weights: w_k >= 0, not necessarily normalised: (K,), or (K, ...) for each example, with
             axes of 1 where they are the same; None weighs all alike. A teacher of weight 0 takes
-            no part, even where its logits are NaN.
+            no part, even where its logits are NaN. Under jit, negative weights and sums of 0 or
+            infinity make NaN.
         temperature: T > 0, of all teachers.
 
     Returns:
         (..., V), float32 (float64 from float64), normalised.
 
     Raises:
-        ValueError: No teacher; weights of another shape, or known to be negative or all 0; a
-            temperature that is known not to be positive.
-        TypeError: Logits that are not real floating-point arrays.
+        ValueError: No teacher; weights of another shape, or known to be negative or without a
+            positive, finite sum; a temperature that is known not to be positive.
+        TypeError: Logits that are not real floating-point arrays, weights that are not real.
 
     Example:
         >>> import jax.numpy as jnp
@@ -98,6 +99,8 @@ def shares(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     if weights is None:
         return jnp.full((shape[0],) + (1,) * (len(shape) - 1), 1 / shape[0], dtype)
     weights = jnp.asarray(weights)
+    if jnp.issubdtype(weights.dtype, jnp.complexfloating):
+        raise TypeError(f"weights must be real, got dtype {weights.dtype}")
     fits = weights.ndim == len(shape) and all(
         size in (1, full) for size, full in zip(weights.shape[1:], shape[1:], strict=True)
     )
@@ -107,10 +110,15 @@ def shares(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
             f"got {weights.shape}"
         )
     known = _checks.concrete(weights)
-    if known is not None and not (np.all(known >= 0) and np.all(np.sum(known, 0) > 0)):
-        raise ValueError(f"weights must be >= 0 with a positive sum, got {weights}")
+    if known is not None:
+        with np.errstate(over="ignore"):
+            sums = np.sum(known.astype(dtype), 0)
+        if not (np.all(known >= 0) and np.all((sums >= np.finfo(dtype).tiny) & (sums < np.inf))):
+            raise ValueError(f"weights must be >= 0 with a positive, finite sum, got {weights}")
     weights = weights.astype(dtype).reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
-    return weights / jnp.sum(weights, 0, keepdims=True)
+    total = jnp.sum(weights, 0, keepdims=True)
+    # Over an infinite sum all would be 0, and the divergence of no mixture some finite number.
+    return weights / jnp.where((total > 0) & (total < jnp.inf), total, jnp.nan)
 
 
 def softened(logits: jax.Array, temperature: ArrayLike) -> jax.Array:
@@ -124,8 +132,9 @@ def softened(logits: jax.Array, temperature: ArrayLike) -> jax.Array:
 
 def log_weights(weights: jax.Array) -> jax.Array:
     """log w as (K, ..., 1), -inf without a derivative at 0."""
-    some = jnp.where(weights > 0, weights, jnp.ones_like(weights))
-    return jnp.where(weights > 0, jnp.log(some), -jnp.inf)[..., None]
+    none = weights == 0
+    some = jnp.where(none, jnp.ones_like(weights), weights)
+    return jnp.where(none, -jnp.inf, jnp.log(some))[..., None]
 
 
 @jax.custom_jvp

@@ -50,20 +50,22 @@ def objective(
         student_logits: (..., V): of a batch, or of all tokens of sequences (B, T, V).
         targets: (..., V), log-probabilities of the mixture at this temperature, from
             `ensemble_log_probs` or `mixture_log_probs`; or None.
-        labels: (...), integers; negative where there is none. None: nowhere.
+        labels: (...), integers; negative where there is none. None: nowhere. One that is no class
+            (>= V) makes the loss NaN.
         direction: "forward" is KL(mixture || student), "reverse" is KL(student || mixture).
         hard_weight: h in [0, 1].
         temperature: T > 0, of the divergence; labels are always met at T = 1.
-        mask: (...), True where an entry counts (False: padding).
+        mask: (...), True where an entry counts (False: padding, whose logits may be NaN).
 
     Returns:
         `Losses`, three numbers.
 
     Raises:
         ValueError: Shapes that do not fit, an unknown direction, a temperature that is known not
-            to be positive, a hard weight known to be outside [0, 1]; no targets, and not labels
-            with hard_weight=1.
-        TypeError: Logits that are not real floating-point arrays, labels that are no integers.
+            to be positive, a hard weight that is not one number or known to be outside [0, 1]; no
+            targets, and not labels with hard_weight=1.
+        TypeError: Logits that are not real floating-point arrays, labels that are no integers, a
+            mask that is not boolean.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,20 +80,33 @@ def objective(
     """
     _checks.one_of("direction", direction, ("forward", "reverse"))
     share = _checks.concrete(hard_weight)
-    if share is not None and not np.all((share >= 0) & (share <= 1)):
-        raise ValueError(f"hard_weight must be in [0, 1], got {hard_weight}")
+    outside = share is not None and not np.all((share >= 0) & (share <= 1))
+    if np.shape(hard_weight) != () or outside:
+        raise ValueError(f"hard_weight must be one number in [0, 1], got {hard_weight}")
     alone = labels is not None and share is not None and np.all(share == 1)
     if targets is None and not alone:
         raise ValueError("targets must be given, or labels with hard_weight=1")
-    others = student_logits if targets is None else targets
-    student = _mixture.prepared(student_logits, jnp.asarray(others)[None], None, 1.0).student
+    student = _logits("student_logits", student_logits)
+    others = student if targets is None else _logits("targets", targets)
+    if others.shape != student.shape:
+        raise ValueError(
+            f"targets must have the shape {student.shape} of student_logits, got {others.shape}"
+        )
+    wide = jnp.float64 if jnp.float64 in (student.dtype, others.dtype) else jnp.float32
+    student, others = student.astype(wide), others.astype(wide)
     shape = student.shape[:-1]
-    counts = jnp.ones(shape, bool) if mask is None else _of_shape("mask", mask, shape)
+    counts = jnp.ones(shape, bool)
+    if mask is not None:
+        counts = _of_shape("mask", mask, shape)
+        if counts.dtype != bool:
+            raise TypeError(f"mask must be boolean, got dtype {counts.dtype}")
+        # Before the divergence: behind it, NaN of padding would come back with the gradient.
+        student, others = (jnp.where(counts[..., None], x, 0.0) for x in (student, others))
     loss = jnp.zeros((), student.dtype)
     if targets is not None:
         soft = _mixture.softened(student, temperature)
         kl = _divergence.mixture_kl if direction == "forward" else _divergence.reverse_mixture_kl
-        loss = _mean(kl(soft, targets[None]), counts)
+        loss = _mean(kl(soft, others[None]), counts)
 
     labelled = jnp.zeros(shape, bool)
     hard = jnp.zeros(shape, student.dtype)
@@ -109,6 +124,13 @@ def objective(
     # An infinite loss that has no weight must not make 0 * inf.
     soft = jnp.where(share == 1, 0.0, (1 - share) * scale * loss)
     return Losses(soft + jnp.where(share == 0, 0.0, share * known), loss, known)
+
+
+def _logits(name: str, value: ArrayLike) -> jax.Array:
+    array = _checks.real(name, value)
+    if array.ndim < 1 or array.shape[-1] == 0:
+        raise ValueError(f"{name} must have shape (..., V) with V >= 1, got {array.shape}")
+    return array
 
 
 def _of_shape(name: str, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:

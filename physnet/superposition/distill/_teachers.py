@@ -58,7 +58,8 @@ def ensemble_log_probs(
     teachers, inputs = lax.stop_gradient((teachers, inputs))
 
     one = jax.eval_shape(apply, jax.tree.map(lambda leaf: leaf[0], teachers), inputs)
-    if not jnp.issubdtype(one.dtype, jnp.floating) or one.ndim < 1:
+    array = isinstance(one, jax.ShapeDtypeStruct)
+    if not array or not jnp.issubdtype(one.dtype, jnp.floating) or one.ndim < 1:
         raise TypeError(f"apply must return real floating-point logits (..., V), got {one}")
     dtype = jnp.float64 if one.dtype == jnp.float64 else jnp.float32
     shares = _mixture.shares(weights, (count, *one.shape[:-1]), dtype)
