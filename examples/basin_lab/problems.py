@@ -1,6 +1,7 @@
 """Losses with many minima, and which values say that a point is in the basin of the lowest."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -80,19 +81,19 @@ FUNCTIONS = {
 def function(name: str, dimension: int, budget: int) -> Problem:
     """One of FUNCTIONS over the cube [-1, 1]^d, with a wall outside of it."""
     value, half, _ = FUNCTIONS[name]
-    wall = 10 * next_minimum(name, dimension)
+    second = next_minimum(name, dimension)
 
     def loss(u):
         inside = jnp.clip(u, -1, 1)
-        return value(half * inside) + wall * jnp.sum((u - inside) ** 2)
+        return value(half * inside) + 10 * second * jnp.sum((u - inside) ** 2)
 
     def start(key):
         return jax.random.uniform(key, (dimension,), minval=-1.0)
 
-    target = next_minimum(name, dimension) / 2
-    return Problem(f"{name} {dimension}", dimension, loss, start, target, budget)
+    return Problem(f"{name} {dimension}", dimension, loss, start, second / 2, budget)
 
 
+@functools.cache
 def next_minimum(name: str, dimension: int) -> float:
     """The second lowest minimum along the axes through the lowest, on a grid."""
     value, half, best = FUNCTIONS[name]
@@ -102,7 +103,7 @@ def next_minimum(name: str, dimension: int) -> float:
         points = np.full((line.size, dimension), best)
         points[:, axis] = line
         with jax.enable_x64(True):
-            heights = np.asarray(jax.vmap(value)(jnp.asarray(points)))
+            heights = np.asarray(jax.jit(jax.vmap(value))(jnp.asarray(points)))
         low = (heights[1:-1] < heights[:-2]) & (heights[1:-1] < heights[2:])
         values = np.sort(heights[1:-1][low])
         found.append(values[1] if len(values) > 1 else np.inf)

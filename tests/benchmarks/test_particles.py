@@ -1,6 +1,7 @@
 """The benchmark of the particles runs, and its four ways make steps of the same kind."""
 
 import json
+import subprocess
 
 import jax
 import numpy as np
@@ -25,6 +26,19 @@ def test_smoke_measures(report):
     assert (row["devices"], row["parameters"]) == (1, 2 * 8 * 16 + 16 + 8)
     for row in report["ways"] + report["spread"]:
         assert row["particles_per_second"] * row["seconds"] == pytest.approx(row["particles"])
+
+
+def test_a_process_with_forced_devices_prints_its_rows(monkeypatch, capsys):
+    def run(command, env, **options):
+        assert env["XLA_FLAGS"].endswith("--xla_force_host_platform_device_count=3")
+        monkeypatch.setattr("sys.argv", command[1:])
+        benchmark.main()
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(benchmark, "measure", lambda *sizes: list(sizes))
+    smoke = benchmark.PRESETS["smoke"]
+    assert benchmark.forced("smoke", 3) == [["rank 1", 4, 8, smoke.batch, 3, smoke.repeats]]
 
 
 def test_presets_fit_what_they_are_for():

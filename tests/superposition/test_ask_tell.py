@@ -22,7 +22,8 @@ def test_strategy_is_step_by_step_the_cloud():
     def generation(carry, key):
         state, cloud = carry
         population, state = strategy.ask(key, state, params)
-        state, metrics = strategy.tell(key, population, fitness_of(population), state, params)
+        unused = jax.random.fold_in(key, 1)  # noise is that of `ask`
+        state, metrics = strategy.tell(unused, population, fitness_of(population), state, params)
         cloud, info = path_integral.step(key, cloud, lambda p: fitness_of_one(p))
         return (state, cloud), (metrics, info)
 

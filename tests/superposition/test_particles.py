@@ -63,7 +63,6 @@ def found(config, weights):
 
 
 OPTIONS = [
-    {},
     {"chunk": 4},
     {"chunk": 5, "antithetic": False},
     {"rank": 1, "chunk": 6},
@@ -149,7 +148,17 @@ def test_dtypes_of_leaves_and_losses():
     assert moments.mean["wide"].dtype == jnp.float64
 
 
-@pytest.mark.parametrize("bad", [lambda p: p["b"], lambda p: jnp.int32(1)])
-def test_a_loss_that_is_no_number_is_named(bad):
-    with pytest.raises(TypeError, match="loss_fn must return one real floating-point number"):
-        _particles.losses(KEY, PARAMS, scale, CONFIG, bad, ())
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        (lambda p: p["b"], r"shape \(3,\)"),
+        (lambda p: jnp.int32(1), "int32"),
+        (lambda p: (jnp.float32(1), p), "tuple"),
+        (lambda p: None, "None"),
+    ],
+    ids=["vector", "int", "pair", "None"],
+)
+def test_a_loss_that_is_no_number_is_named(bad, what):
+    words = f"loss_fn must return one real floating-point number, got.*{what}"
+    with pytest.raises(TypeError, match=words):
+        jax.eval_shape(lambda: _particles.losses(KEY, PARAMS, scale, CONFIG, bad, ()))

@@ -54,6 +54,13 @@ USES = {
     "w**2": lambda w: w**2,
     "abs(w)": lambda w: abs(w),
     "w + w": lambda w: w + w,
+    "w > 0.5": lambda w: (w > 0.5).astype(jnp.float32),
+    "w >= 0.5": lambda w: (w >= 0.5).astype(jnp.float32),
+    "w < 0.5": lambda w: (w < 0.5).astype(jnp.float32),
+    "w <= 0.5": lambda w: (w <= 0.5).astype(jnp.float32),
+    "w == 9.0": lambda w: (w == 9.0).astype(jnp.float32),
+    "w != 9.0": lambda w: (w != 9.0).astype(jnp.float32),
+    "stack(rows)": lambda w: jnp.stack(list(w)),
     "w - w / 2.0": lambda w: w - w / 2.0,
     "(w @ w.T).T @ w": lambda w: (w @ w.T).T @ w,
 }

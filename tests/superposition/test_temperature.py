@@ -94,6 +94,9 @@ def test_widest_and_narrowest_spreads():
     assert outlier.probability[-1] == 0
     close = weights(f32([1.0, 1.0 + 2**-23, *([2.0] * (K - 2))]))
     assert np.all(np.isfinite(close.probability))
+    # 40 over the nearest gap is more than the largest number.
+    nearest = weights(f32([0.0, 5e-38, *([1.0] * (K - 2))]))
+    np.testing.assert_allclose(nearest.effective, 0.4 * K, rtol=1e-4)
 
 
 def test_fixed_temperature_is_softmax():
@@ -102,11 +105,22 @@ def test_fixed_temperature_is_softmax():
     assert found.temperature == 1.5
 
 
+def test_temperatures_of_no_use_give_no_nan():
+    fixed = jax.jit(lambda losses, x: path_integral.weights(losses, temperature=x).probability)
+    alone = np.arange(K) == np.argmin(LOSSES)
+    for inverse in (3e38, np.inf):
+        np.testing.assert_array_equal(fixed(f32(LOSSES), f32(inverse)), alone)
+    for inverse in (np.nan, -1e3):
+        np.testing.assert_allclose(fixed(f32(LOSSES), f32(inverse)), 1 / K, rtol=1e-6)
+
+
 def test_errors(bare_errors):
     for losses, options, error, words in [
         (f32(LOSSES), {"effective": 1.0}, ValueError, "effective must be between 0 and 1"),
         (f32(LOSSES), {"temperature": -1.0}, ValueError, "temperature must be >= 0"),
+        (f32(LOSSES), {"temperature": np.ones(2)}, ValueError, "temperature must be one number"),
         (f32(LOSSES)[None], {}, ValueError, "losses must have one axis"),
+        (f32([]), {}, ValueError, "losses must have one axis, of K >= 1"),
         (jnp.arange(3), {}, TypeError, "losses must be a real"),
     ]:
         with pytest.raises(error, match=words):

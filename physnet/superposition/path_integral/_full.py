@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
 
 from physnet.superposition.path_integral import _rates, _trees
 from physnet.superposition.path_integral._config import Config
@@ -34,12 +32,8 @@ def init(config: Config, params: Any) -> Full:
     return Full(jnp.eye(dimension, dtype=dtype), jnp.zeros(dimension, dtype))
 
 
-def _flat(tree: Any, dtype: Any) -> tuple[Array, Any]:
-    return ravel_pytree(jax.tree.map(lambda x: x.astype(dtype), tree))
-
-
 def scale(shape: Full, noise: Any) -> Any:
-    flat, back = _flat(noise, shape.matrix.dtype)
+    flat, back = _trees.flat(noise, shape.matrix.dtype)
     moved = back(jnp.matmul(shape.matrix, flat, precision=lax.Precision.HIGHEST))
     return jax.tree.map(lambda x, z: x.astype(z.dtype), moved, noise)
 
@@ -57,7 +51,7 @@ def update(shape: Full, seen: _rates.Seen) -> Full:
     cumulation, one, many = _rates.covariance_rates(seen.mass, seen.dimension)
     dtype = shape.matrix.dtype
     gain = _rates.gain(cumulation, seen)
-    mean, _ = _flat(seen.mean, dtype)
+    mean, _ = _trees.flat(seen.mean, dtype)
     path = (1 - cumulation).astype(dtype) * shape.path + gain.astype(dtype) * mean
     eye = jnp.eye(len(path), dtype=dtype)
     growth = one.astype(dtype) * (path[:, None] * path[None, :] - eye)

@@ -9,8 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from physnet import _checks
-from physnet.superposition.path_integral import _noise, _particles, _temperature
-from physnet.superposition.path_integral._config import Config
+from physnet.superposition.path_integral import _config, _noise, _particles, _temperature, _trees
 
 
 def gradient(
@@ -74,7 +73,7 @@ def gradient(
 
     Raises:
         TypeError: Parameters that are not real floating-point arrays, sizes that are no ints.
-        ValueError: Sizes or numbers out of range; materialise=False without a rank.
+        ValueError: An empty tree; sizes or numbers out of range; materialise=False without a rank.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -90,23 +89,16 @@ def gradient(
         Salimans et al., "Evolution strategies as a scalable alternative to reinforcement
         learning", arXiv:1703.03864 (2017).
     """
-    params = jax.tree.map(lambda x: _checks.real("params", x), params)
-    count = _checks.positive_int("particles", particles, minimum=2)
-    if antithetic and count % 2:
-        raise ValueError(f"particles must be even with antithetic=True, got {count}")
+    params = _trees.checked(params)
     _checks.one_of("units", units, ("loss", "step"))
-    for name, value in (("rank", rank), ("chunk", chunk)):
-        if value is not None:
-            _checks.positive_int(name, value)
-    if not materialise and rank is None:
-        raise ValueError("materialise=False needs a rank, got rank=None")
-    config = Config(
-        particles=count, effective=effective, antithetic=antithetic, covariance="none",
+    config = _config.Config(
+        particles=particles, effective=effective, antithetic=antithetic, covariance="none",
         directions=1, rank=rank, adapt_sigma=False, chunk=chunk, axis_name=axis_name,
         materialise=materialise,
     )  # fmt: skip
+    _config.checked(config)
     kinds = [_noise.dtype(leaf) for leaf in jax.tree.leaves(params)]
-    width = _checks.one_positive("sigma", sigma, max(kinds, default=jnp.float32))
+    width = _checks.one_positive("sigma", sigma, max(kinds))
 
     def scale(noise):
         return jax.tree.map(lambda z: width.astype(z.dtype) * z, noise)

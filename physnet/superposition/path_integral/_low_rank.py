@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from physnet.superposition.path_integral import _rates, _trees
@@ -42,17 +41,13 @@ def _dot(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def _flat(tree: Any, dtype: Any) -> tuple[Array, Any]:
-    return ravel_pytree(jax.tree.map(lambda x: x.astype(dtype), tree))
-
-
 def _stretched(shape: LowRank, vector: Array) -> Array:
     along = _dot(shape.directions.T, vector)
     return vector + _dot(shape.directions, (shape.stretch - 1) * along)
 
 
 def scale(shape: LowRank, noise: Any) -> Any:
-    flat, back = _flat(noise, shape.deviation.dtype)
+    flat, back = _trees.flat(noise, shape.deviation.dtype)
     moved = back(shape.deviation * _stretched(shape, flat))
     return jax.tree.map(lambda x, z: x.astype(z.dtype), moved, noise)
 
@@ -61,7 +56,7 @@ def second(shape: LowRank) -> Callable[[Any], Any]:
     """Squares of the stretched noise y, entry by entry, and products of y along Q."""
 
     def of_noise(noise):
-        flat, _ = _flat(noise, shape.deviation.dtype)
+        flat, _ = _trees.flat(noise, shape.deviation.dtype)
         along = shape.stretch * _dot(shape.directions.T, flat)
         return _stretched(shape, flat) ** 2, along[:, None] * along[None, :]
 
@@ -84,7 +79,7 @@ def update(shape: LowRank, seen: _rates.Seen) -> LowRank:
     faster = max(1.0, faster / (1.0 + rank / 2.0))
     one, many = (jnp.minimum(x * faster, 0.4).astype(dtype) for x in (one, many))
     gain = _rates.gain(cumulation, seen)
-    mean, _ = _flat(seen.mean, dtype)
+    mean, _ = _trees.flat(seen.mean, dtype)
     path = (1 - cumulation).astype(dtype) * shape.path + gain.astype(dtype) * mean
     step = _stretched(shape, path)
     squares, products = jax.tree.map(lambda x: x.astype(dtype), seen.second)

@@ -77,13 +77,7 @@ def losses(
 
         def loss(sign):
             value = loss_fn(_particle(params, _noise.signed(noise, sign), scale, config), *args)
-            value = jnp.asarray(value)
-            if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
-                raise TypeError(
-                    "loss_fn must return one real floating-point number, got shape "
-                    f"{value.shape}, dtype {value.dtype}"
-                )
-            return value.astype(_noise.dtype(value))
+            return _number(value)
 
         return jax.vmap(loss)(layout.signs)
 
@@ -178,6 +172,21 @@ def moments(
     if config.axis_name is not None:
         found = lax.psum(found, config.axis_name)
     return found
+
+
+def _number(loss: Any) -> Float[Array, ""]:
+    """A loss as it came, at least float32; pairs such as (loss, metrics) are an error."""
+    if not jax.tree_util.all_leaves([loss]):
+        raise TypeError(
+            f"loss_fn must return one real floating-point number, got {type(loss).__name__}"
+        )
+    value = jnp.asarray(loss)
+    if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            "loss_fn must return one real floating-point number, got shape "
+            f"{value.shape}, dtype {value.dtype}"
+        )
+    return value.astype(_noise.dtype(value))
 
 
 def _draw(key: Array, index: Array, params: Any, config: Config) -> Any:

@@ -21,9 +21,9 @@ class Perturbed:
         x @ w, w @ x             the two products apart
         w[rows]                  an embedding's lookup: the rows W[rows] + L[rows] R^T, an array
         w[layer], lax.scan       a matrix of a stack, itself a `Perturbed`
-        w.T, w.mT, w.astype, c * w, w / c (c a number)     `Perturbed` again
+        w.T, w.mT, w.astype, -w, c * w, w / c (c a number) `Perturbed` again
         w.shape, w.dtype, w.ndim, w.size, len(w)
-        w + x, w * x, w ** 2, -w, abs(w), ...              the sum, an array: K matrices
+        w + x, w * x, w ** 2, abs(w), w > x, w == x, ...   the sum, an array: K matrices
 
     All else needs an array, `w.dense()`: jnp functions (`jnp.dot(x, w)`, `jnp.einsum`) raise a
     TypeError. (There is no `__jax_array__`: JAX's `x @ w` would take the dense matrix by it.)
@@ -73,6 +73,9 @@ class Perturbed:
     @property
     def size(self) -> int:
         return int(np.prod(self.shape))
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))  # the protocol of sequences would never end
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -143,6 +146,26 @@ class Perturbed:
 
     def __abs__(self) -> Array:
         return jnp.abs(self.dense())
+
+    def __lt__(self, other: Any) -> Array:
+        return self.dense() < _array(other)
+
+    def __le__(self, other: Any) -> Array:
+        return self.dense() <= _array(other)
+
+    def __gt__(self, other: Any) -> Array:
+        return self.dense() > _array(other)
+
+    def __ge__(self, other: Any) -> Array:
+        return self.dense() >= _array(other)
+
+    def __eq__(self, other: Any) -> Any:
+        return self.dense() == _array(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self.dense() != _array(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of arrays
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(

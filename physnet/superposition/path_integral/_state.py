@@ -5,15 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from physnet import _checks
-from physnet.superposition.path_integral import _covariance, _trees
+from physnet.superposition.path_integral import _config, _covariance, _temperature, _trees
 from physnet.superposition.path_integral._config import Config, Covariance
 from physnet.superposition.path_integral._defaults import defaults
 
-RUNNING, NO_FINITE_LOSS, FLAT, STALLED = range(4)
+RUNNING, NO_FINITE_LOSS, FLAT, STALLED, OVERFLOW = range(5)
 
 
 @jax.tree_util.register_dataclass
@@ -30,8 +29,9 @@ class State:
         shape: what is learned of C^(1/2): None, or arrays of the chosen `covariance`.
         count: steps taken.
         status: of the last step, 0 RUNNING; 1 NO_FINITE_LOSS, every loss was NaN or infinite;
-            2 FLAT, all finite losses were equal; 3 STALLED, the step was below the resolution of
-            the parameters' dtype. After 1 and 2 all else is as before the step.
+            2 FLAT, all losses were finite and equal; 3 STALLED, the step was below the resolution
+            of the parameters' dtype; 4 OVERFLOW, it led out of the range of that dtype. After 1, 2
+            and 4 all else is as before the step.
         config: the static options.
     """
 
@@ -69,13 +69,6 @@ class Info:
     best: Any
     finite: Any
     sigma: Any
-
-
-def _checked(params: Any) -> Any:
-    leaves = jax.tree.leaves(params)
-    if not leaves or not _trees.size(params):
-        raise ValueError("params must hold at least one number, got an empty tree")
-    return jax.tree.map(lambda leaf: _checks.real("params", leaf), params)
 
 
 def init(
@@ -144,7 +137,7 @@ def init(
         learning", JMLR 11 (2010). Stulp, Sigaud, "Path integral policy improvement with covariance
         matrix adaptation", ICML (2012).
     """
-    params = _checked(params)
+    params = _trees.checked(params)
     usual = defaults(_trees.size(params))
     count = usual["particles"] if particles is None else particles
     share = usual["effective"] if effective is None else effective
@@ -152,37 +145,22 @@ def init(
     kind = learned if covariance is None else covariance
     if particles is None and antithetic:
         count += count % 2
-    count = _checks.positive_int("particles", count, minimum=2)
-    if antithetic and count % 2:
-        raise ValueError(f"particles must be even with antithetic=True, got {count}")
-    if not 0 < share < 1:
-        raise ValueError(f"effective must be between 0 and 1, got {share}")
-    _checks.one_of("covariance", kind, ("none", "diagonal", "full", "low_rank"))
-    for name, value in (("directions", directions), ("rank", rank), ("chunk", chunk)):
-        if value is not None:
-            _checks.positive_int(name, value)
-    if not materialise and (rank is None or kind != "none"):
-        raise ValueError(
-            "materialise=False needs a rank and covariance 'none': otherwise a perturbation is no "
-            f"product of thin matrices; got rank={rank}, covariance={kind!r}"
+    config = _config.checked(
+        _config.Config(
+            particles=count,
+            effective=share,
+            antithetic=antithetic,
+            covariance=kind,
+            directions=_covariance.DIRECTIONS if directions is None else directions,
+            rank=rank,
+            adapt_sigma=adapt_sigma,
+            chunk=chunk,
+            axis_name=axis_name,
+            materialise=materialise,
         )
-    if temperature is not None:
-        known = _checks.concrete(temperature)
-        if known is not None and not 0 <= known < np.inf:
-            raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
-        temperature = jnp.asarray(temperature, _trees.dtype(params))
-    config = Config(
-        particles=count,
-        effective=float(share),
-        antithetic=antithetic,
-        covariance=kind,
-        directions=_covariance.DIRECTIONS if directions is None else directions,
-        rank=rank,
-        adapt_sigma=adapt_sigma,
-        chunk=chunk,
-        axis_name=axis_name,
-        materialise=materialise,
     )
+    if temperature is not None:
+        temperature = _temperature.checked(temperature, _trees.dtype(params))
     return State(
         params=params,
         sigma=_checks.one_positive("sigma", sigma, _trees.dtype(params)),

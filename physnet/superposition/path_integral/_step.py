@@ -20,6 +20,7 @@ from physnet.superposition.path_integral import (
 from physnet.superposition.path_integral._state import (
     FLAT,
     NO_FINITE_LOSS,
+    OVERFLOW,
     RUNNING,
     STALLED,
     Info,
@@ -78,7 +79,7 @@ def step(key: Array, state: State, loss_fn: Callable[..., Any], *args: Any) -> t
 
     Returns:
         The next state, and an `Info` of losses and weights. Its `status` says when nothing could be
-        learned; parameters are never NaN.
+        learned; parameters that are finite stay so.
 
     Raises:
         TypeError: a loss that is no real floating-point scalar.
@@ -156,11 +157,13 @@ def tell(key: Array, state: State, losses: Float[Array, " k"]) -> tuple[State, I
     filled = jnp.where(found.usable, losses, jnp.inf)
     best = jnp.argmin(filled)
     none = ~jnp.any(found.usable)
-    flat = jnp.all(jnp.where(found.usable, losses == filled[best], True))
+    flat = jnp.all(losses == filled[best])
     new = _updated(key, state, found.probability.astype(state.sigma.dtype))
-    still = none | flat
+    lost = ~_finite(new)
+    still = none | flat | lost
     new = jax.tree.map(lambda old, x: jnp.where(still, old, x), state, new)
-    status = jnp.where(none, NO_FINITE_LOSS, jnp.where(flat, FLAT, new.status))
+    status = jnp.where(lost, OVERFLOW, new.status)
+    status = jnp.where(none, NO_FINITE_LOSS, jnp.where(flat, FLAT, status))
     info = Info(
         losses=losses,
         weights=found.probability,
@@ -173,6 +176,12 @@ def tell(key: Array, state: State, losses: Float[Array, " k"]) -> tuple[State, I
     )
     new = dataclasses.replace(new, count=state.count + 1, status=status.astype(jnp.int32))
     return new, info
+
+
+def _finite(state: State) -> Array:
+    """Whether all that is learned is finite."""
+    leaves = jax.tree.leaves((state.params, state.sigma, state.path, state.shape))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def _updated(key: Array, state: State, probability: Array) -> State:

@@ -1,6 +1,7 @@
 """Weights of particles, P_k = softmax(-lambda L_k), and the lambda of an effective sample size."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +30,17 @@ class Weights(NamedTuple):
     usable: Bool[Array, " k"]
 
 
+def checked(temperature: ArrayLike, dtype: Any) -> Array:
+    """lambda as a scalar of this dtype; an error where it is known to be no number >= 0."""
+    inverse = jnp.asarray(temperature, dtype)
+    if inverse.size != 1:
+        raise ValueError(f"temperature must be one number, got shape {inverse.shape}")
+    known = _checks.concrete(temperature)
+    if known is not None and not np.all((known >= 0) & (known < np.inf)):
+        raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
+    return inverse.reshape(())
+
+
 def _softmax(exponents: Array, usable: Array) -> Array:
     heights = jnp.where(usable, jnp.exp(-exponents), 0.0)
     return heights / jnp.maximum(jnp.sum(heights), 1.0)  # the best one has height 1
@@ -51,24 +63,28 @@ def weights(
     Args:
         losses: (K,) of any float dtype.
         effective: share of K in (0, 1).
-        temperature: lambda >= 0 as given, in inverse units of the loss; None bisects.
+        temperature: lambda >= 0 as given, in inverse units of the loss; None bisects. Of traced
+            ones inf is the best alone, negative or NaN is like 0.
 
     Returns:
         `Weights` in the dtype of the losses, at least float32.
 
     Raises:
         TypeError: losses that are not real floating-point numbers.
-        ValueError: losses that are not one axis; `effective` outside (0, 1); a negative lambda.
+        ValueError: losses that are not one axis of one or more; `effective` outside (0, 1); a
+            lambda that is negative or no number.
 
     Example:
-        >>> import jax.numpy as jnp, numpy as np
+        >>> import jax.numpy as jnp
         >>> found = weights(jnp.array([0.0, 1.0, 2.0, jnp.nan]), effective=0.5)
-        >>> print(np.round(found.probability, 3), np.round(found.effective, 3))
-        [0.799 0.167 0.035 0.   ] 1.5
+        >>> print([round(float(p), 3) for p in found.probability])
+        [0.799, 0.167, 0.035, 0.0]
+        >>> print(round(float(found.effective), 3))
+        1.5
     """
     losses = _checks.real("losses", losses)
-    if losses.ndim != 1:
-        raise ValueError(f"losses must have one axis, got shape {losses.shape}")
+    if losses.ndim != 1 or not losses.size:
+        raise ValueError(f"losses must have one axis, of K >= 1, got shape {losses.shape}")
     share = _checks.concrete(effective)
     if share is not None and not 0 < share < 1:
         raise ValueError(f"effective must be between 0 and 1, got {effective}")
@@ -81,11 +97,10 @@ def weights(
     gaps = jnp.where(usable, losses / 2 - lowest / 2, 0.0)
     tiny = jnp.finfo(gaps.dtype).tiny
     if temperature is not None:
-        known = _checks.concrete(temperature)
-        if known is not None and not 0 <= known < np.inf:
-            raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
-        inverse = jnp.asarray(temperature, gaps.dtype)
-        probability = _softmax(2 * inverse * gaps, usable)
+        inverse = checked(temperature, gaps.dtype)
+        # Twice a large lambda may be inf, and inf times the gap of the best loss is NaN.
+        exponents = jnp.nan_to_num(2 * inverse * gaps, posinf=jnp.inf)
+        probability = _softmax(jnp.maximum(exponents, 0), usable)
         return Weights(probability, jnp.where(any_usable, _size(probability), 0.0), inverse, usable)
     widest = jnp.max(gaps)
     scaled = gaps / jnp.maximum(widest, tiny)  # in [0, 1], the best at 0
@@ -99,8 +114,9 @@ def weights(
         large = _size(_softmax(jnp.exp(middle) * scaled, usable)) > target
         return jnp.where(large, middle, low), jnp.where(large, high, middle)
 
-    # From weights that are all alike to those of the best alone.
-    bracket = jnp.log(jnp.asarray(1e-3, gaps.dtype)) + 0 * nearest, jnp.log(40.0 / nearest)
+    # From weights that are all alike to those of the best alone, as far as numbers reach.
+    high = jnp.minimum(jnp.log(40.0 / nearest), math.log(jnp.finfo(gaps.dtype).max) - 1)
+    bracket = jnp.log(jnp.asarray(1e-3, gaps.dtype)) + 0 * nearest, high
     low, high = lax.fori_loop(0, _BISECTIONS, halve, bracket)
     log_inverse = (low + high) / 2
     probability = _softmax(jnp.exp(log_inverse) * scaled, usable)

@@ -4,7 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
+
+from physnet import _checks
 
 
 def size(tree: Any) -> int:
@@ -12,20 +16,30 @@ def size(tree: Any) -> int:
     return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
+def checked(params: Any) -> Any:
+    """`params` as real floating-point arrays, or an error that names them."""
+    if not size(params):
+        raise ValueError("params must hold at least one number, got an empty tree")
+    return jax.tree.map(lambda leaf: _checks.real("params", leaf), params)
+
+
 def wide(tree: Any) -> Any:
     """Zeros in the shapes of a tree: float64 where a leaf is, float32 elsewhere."""
 
-    def zeros(leaf):
-        dtype = jnp.float64 if leaf.dtype == jnp.float64 else jnp.float32
-        return jnp.zeros_like(leaf, dtype=dtype)
-
-    return jax.tree.map(zeros, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.zeros_like(leaf, dtype=np.promote_types(leaf.dtype, np.float32)), tree
+    )
 
 
 def dtype(tree: Any) -> Any:
     """float64 if a leaf has it, else float32: of what is one number for a whole tree."""
     double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(tree))
     return jnp.float64 if double else jnp.float32
+
+
+def flat(tree: Any, dtype: Any) -> tuple[Array, Any]:
+    """All numbers of a tree in one vector, and the way back."""
+    return ravel_pytree(jax.tree.map(lambda x: x.astype(dtype), tree))
 
 
 def squared_norm(tree: Any) -> Array:
