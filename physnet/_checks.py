@@ -58,8 +58,9 @@ def concrete(value: Any) -> np.ndarray | None:
 
 def one_positive(name: str, value: Any, dtype: Any) -> jax.Array:
     """`value` as a scalar of this dtype; an error where it is known not to be positive, finite."""
+    known = concrete(value)  # of the value itself: under jit an array of it is a tracer
+    known = None if known is None else known.astype(dtype)
     array = jnp.asarray(value, dtype)
-    known = concrete(array)
     if array.size != 1:
         raise ValueError(f"{name} must be one number, got shape {array.shape}")
     if known is not None and not np.all((known > 0) & (known < np.inf)):

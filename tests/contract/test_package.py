@@ -95,14 +95,14 @@ def test_core_dependencies_are_few_and_cover_what_the_library_imports():
 
 
 def test_extras_cover_what_the_rest_imports():
-    assert set(EXTRAS) == {"cuda", "triton", "examples", "test", "notebooks", "docs"}
+    assert set(EXTRAS) == {"cuda", "triton", "examples", "test", "peers", "notebooks", "docs"}
     core = _names(PROJECT["dependencies"]) | {"physnet", "physnet_kernels"}
     examples = core | _names(EXTRAS["examples"])
     assert _imported("examples") <= examples
     scripts = [*(ROOT / "examples").iterdir(), *(ROOT / "benchmarks").iterdir()]
     lent = {path.stem for path in scripts}  # modules that others take from there
     # What a benchmark compares with; no test needs them.
-    peers = {"torch", "triton", "diffrax", "netket", "evosax"}
+    peers = {"torch", "triton"} | _names(EXTRAS["peers"])
     assert _imported("benchmarks") - lent <= examples | peers
     assert "physnet[examples]" in EXTRAS["test"]
     assert _imported("tests") - lent <= examples | _names(EXTRAS["test"])

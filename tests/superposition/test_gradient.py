@@ -56,6 +56,11 @@ def test_a_plane_has_its_slope_at_any_temperature():
         np.testing.assert_allclose(found, slope, atol=0.06)
 
 
+def test_a_pair_with_one_bad_loss_is_left_out_as_a_whole():
+    half = gradient(loss=lambda w: jnp.where(w[0] > POINT[0], jnp.nan, w[0]))  # one of every pair
+    np.testing.assert_array_equal(half, 0)
+
+
 def test_steps_are_those_of_the_path_integral():
     state = path_integral.init(
         POINT, particles=32, sigma=SIGMA, covariance="none", effective=0.3, antithetic=True
