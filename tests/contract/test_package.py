@@ -84,8 +84,9 @@ def test_wheel_carries_version_license_and_readme(wheel):
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
 
 
-def test_changelog_has_this_version():
+def test_changelog_and_citation_have_this_version():
     assert f"## [{physnet.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {physnet.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_core_dependencies_are_few_and_cover_what_the_library_imports():
