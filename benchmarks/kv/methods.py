@@ -117,7 +117,8 @@ def boundary_of(
     Args:
         kind: Words: "scored" (masses are learned) or "recent" (all tokens weigh 1), the bits of
             landmarks and slots ("bf16", "8", "4", "2"), "means" (no landmarks), "alone" (no
-            levels: what is no landmark is forgotten), "biased" (a learned bias of each level).
+            levels: what is no landmark is forgotten), "biased" (a learned bias of each level),
+            "aged" (as a landmark a score counts e times less for each 256 tokens of age).
     """
     words = kind.split()
     config = boundary.size(
@@ -128,6 +129,8 @@ def boundary_of(
         levels="alone" not in words,
         bits=next((int(w) for w in words if w in ("2", "4", "8")), None),  # type: ignore[arg-type]
     )
+    if "aged" in words:
+        config = dataclasses.replace(config, recency=256 / power)  # masses are powers of scores
     scored = "recent" not in words and words[0] != "means"
     nbytes = boundary.nbytes(config, d)
     options = {"scored": scored, "power": power, "biased": "biased" in words}

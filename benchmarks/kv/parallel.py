@@ -39,9 +39,14 @@ def landmarks(config: memory.Config, mass: jax.Array) -> tuple[jax.Array, jax.Ar
     """Which tokens have left for the queries of a block and which of them are landmarks (M, T)."""
     block, length = config.block, len(mass)
     place = jnp.arange(length, dtype=jnp.int32)
-    after = (mass[:, None] > mass[None]) | (
-        (mass[:, None] == mass[None]) & (place[:, None] > place[None])
+    worth = mass
+    if config.recency is not None:
+        worth = jnp.log(jnp.where(mass > 0, mass, 1.0)) + place.astype(mass.dtype) / config.recency
+        worth = jnp.where(mass > 0, worth, -jnp.inf)
+    after = (worth[:, None] > worth[None]) | (
+        (worth[:, None] == worth[None]) & (place[:, None] > place[None])
     )
+    after &= place[:, None] != place[None]  # compilers may round its two logarithms differently
     beaten = jnp.sum(after.reshape(-1, block, length), 1, dtype=jnp.int32)
     rank = jnp.cumsum(beaten, 0) - beaten  # by the tokens of the blocks before
     gone = np.maximum(np.arange(length // block) - config.window // config.block, 0)

@@ -14,6 +14,7 @@ STYLES = {
     "boundary, scored 2": ("firebrick", "s"),
     "boundary, scored bf16": ("salmon", "D"),
     "boundary, scored biased 4": ("tab:pink", "o"),
+    "boundary, scored biased aged 4": ("crimson", "P"),
     "boundary, recent 4": ("tab:orange", "o"),
     "boundary, recent biased 4": ("peru", "o"),
     "boundary, means": ("gold", "v"),

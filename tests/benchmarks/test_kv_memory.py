@@ -248,7 +248,7 @@ def test_parallel_form_is_the_memory(bits, biased):
     """What is trained with equals what is measured: numbers and gradients."""
     from physnet.holography import memory
 
-    config = memory.Config(8, 8, 2, 12, 2, 5, bits)
+    config = memory.Config(8, 8, 2, 12, 2, 5, bits, recency=None if bits else 40.0)
     alone = memory.Config(8, 8, 2, 12, 2, 0, bits)
     q, k, v = jax.random.normal(jax.random.key(4), (3, 2 * T, D), jnp.float32)
     s = jax.nn.sigmoid(3 * jax.random.normal(jax.random.key(5), (2 * T,), jnp.float32))

@@ -1,6 +1,7 @@
 """Sizes of a boundary memory, and those that fit a budget of bytes."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ class Config:
         merge: "mean" gives a token to the slot of its own block, "kernel" to that and its
             neighbours, with weights of the bulk-to-boundary kernel. Attention over white, 1/f and
             1/f^2 sequences of 1,024 tokens errs by up to 2% more with "kernel".
+        recency: As a landmark a token's mass counts e times less for each so many tokens that
+            another one is newer; None: only masses count, and age between equal ones. It says
+            which tokens are kept, not what they weigh.
 
     Raises:
         ValueError, TypeError: Sizes out of these ranges.
@@ -45,6 +49,7 @@ class Config:
     levels: int = 12
     bits: Literal[8, 4, 2] | None = None
     merge: Literal["mean", "kernel"] = "mean"
+    recency: float | None = None
 
     def __post_init__(self) -> None:
         _checks.positive_int("block", self.block)
@@ -57,6 +62,8 @@ class Config:
             raise ValueError(f"levels must be at most 24, got {self.levels}")
         _checks.one_of("bits", self.bits, (None, 8, 4, 2))
         _checks.one_of("merge", self.merge, ("mean", "kernel"))
+        if self.recency is not None and not 0 < self.recency < math.inf:
+            raise ValueError(f"recency must be positive and finite, or None, got {self.recency}")
 
     @property
     def slots(self) -> int:
@@ -113,6 +120,7 @@ def configure(
     longest: int = 2**17,
     window_share: float = 0.5,
     merge: Literal["mean", "kernel"] = "mean",
+    recency: float | None = None,
 ) -> Config:
     """The memory that fits a budget: levels first, the rest shared by window and landmarks.
 
@@ -121,7 +129,7 @@ def configure(
         head_dim, value_dim, dtype, bits: as in `init` and `Config`.
         block, per_level: as in `Config`; None for the largest of 16 and 4 down to 4 and 2 with
             which levels, sinks and a block take half of the budget at most.
-        sinks, merge: as in `Config`.
+        sinks, merge, recency: as in `Config`.
         levels: as in `Config`; None for as many as `longest` tokens fill.
         longest: tokens; a longer sequence is only coarser.
         window_share: of the bytes that are left then, the part for the window.
@@ -154,7 +162,7 @@ def configure(
 
     def smallest(block: int, per_level: int) -> Config:
         deep = levels_for(longest, block=block, per_level=per_level) if levels is None else levels
-        return Config(0, block, sinks, 0, per_level, deep, bits, merge)
+        return Config(0, block, sinks, 0, per_level, deep, bits, merge, recency)
 
     given = (block, per_level)
     shapes = [

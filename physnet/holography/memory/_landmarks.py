@@ -12,9 +12,21 @@ from jaxtyping import Array, Bool, Float, Int
 from physnet.holography.memory._config import Config
 
 
-def priorities(mass: Float[Array, "*n"], threshold: Float[Array, ""]) -> Float[Array, "*n"]:
-    """By which landmarks are chosen; -inf for what can be none."""
-    return lax.stop_gradient(jnp.where((mass > threshold) & (mass > 0), mass, -jnp.inf))
+def priorities(
+    config: Config,
+    mass: Float[Array, "*n"],
+    position: Float[Array, "*n"],
+    threshold: Float[Array, "..."],
+) -> Float[Array, "*n"]:
+    """By which landmarks are chosen; -inf for what can be none.
+
+    With `recency` what newer tokens have ahead of older ones never changes: no order does.
+    """
+    able = (mass > threshold) & (mass > 0)
+    worth = mass
+    if config.recency is not None:
+        worth = jnp.log(jnp.where(able, mass, 1)) + position / config.recency
+    return lax.stop_gradient(jnp.where(able, worth, -jnp.inf))
 
 
 class Sorted(NamedTuple):
@@ -42,7 +54,7 @@ def sort(config: Config, priority: Float[Array, " n"]) -> Sorted:
 class History(NamedTuple):
     """Tokens by their numbers, -1 for none."""
 
-    landmark: Int[Array, "N K"]  # after each step, from the highest mass on
+    landmark: Int[Array, "N K"]  # after each step, from the highest priority on
     dropped: Int[Array, "N B"]  # to the levels, in each step
 
 
@@ -58,7 +70,7 @@ def history(
         steps: N.
     """
     block, count = config.block, config.landmarks
-    priority = priorities(mass, threshold)
+    priority = priorities(config, mass, jnp.arange(len(mass), dtype=mass.dtype), threshold)
     newest = jnp.arange(block, dtype=jnp.int32)[::-1]
 
     def step(before: Any, i: Array) -> tuple[Any, History]:

@@ -123,11 +123,9 @@ def leave(
     block = jax.tree.map(lambda x: x[::-1], block)
     mass = jnp.concatenate([block.mass, far.mass[:count]])
     position = jnp.concatenate([block.position, far.position[:count]])
-    able = (
-        priorities(block.mass, threshold),
-        priorities(far.mass[:count], jnp.zeros_like(threshold)),
-    )
-    chosen = sort(config, jnp.concatenate(able))
+    new = jnp.arange(len(mass)) < len(block.mass)  # those that are landmarks passed it before
+    able = priorities(config, mass, position, jnp.where(new, threshold, 0))
+    chosen = sort(config, able)
 
     def at(index: Array, there: Array, x: Array) -> Array:
         shape = (-1, *(1,) * (x.ndim - 1))

@@ -43,7 +43,13 @@ class Oracle:
         size = self.config.block
         going = [x for x in self.window if x.position < (block + 1) * size]
         self.window = [x for x in self.window if x.position >= (block + 1) * size]
-        ranked = sorted(going + self.landmarks, key=lambda x: (-x.mass, -x.position))
+        fade = self.config.recency
+
+        def worth(x):
+            faded = x.mass if fade is None else x.mass * np.exp((x.position - self.count) / fade)
+            return faded, x.position
+
+        ranked = sorted(going + self.landmarks, key=worth, reverse=True)
         able = [x for x in ranked if x.mass > self.threshold]
         self.landmarks = able[: self.config.landmarks]
         rest = [x for x in ranked if x not in self.landmarks and x.mass > 0]

@@ -17,6 +17,9 @@ CONFIGS = {
         window=0, block=3, sinks=0, landmarks=0, per_level=2, levels=2
     ),
     "no levels": memory.Config(window=4, block=4, sinks=9, landmarks=6, levels=0),
+    "newer ones first": memory.Config(
+        window=4, block=4, sinks=1, landmarks=6, per_level=2, levels=3, recency=15.0
+    ),
 }
 cases = pytest.mark.parametrize("name", CONFIGS)
 
