@@ -9,12 +9,10 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 
 import jax
 import jaxtyping
 import pytest
-from jax._src.interpreters import mlir
 
 jax.config.update("jax_enable_x64", True)  # float64 references; float32 inputs must stay float32
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -27,23 +25,6 @@ _PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_c
 # XLA ends a process over a flag that it does not know: only in versions known to have these.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PLAIN}".strip()
-
-
-def _contexts_for_many_programs(most=10):
-    """MLIR contexts that ten programs share, as JAX 0.12 has them: to make one is dear."""
-    make, held = mlir.make_ir_context, threading.local()
-
-    def make_ir_context():
-        if getattr(held, "left", 0) == 0:
-            held.context, held.left = make(), most
-        held.left -= 1
-        return held.context
-
-    mlir.make_ir_context = make_ir_context
-
-
-if jax.__version_info__ < (0, 11):  # a sixth of what a small program takes to compile
-    _contexts_for_many_programs()
 
 # Not the kernels: a checked function is not what Triton compiles.
 _hook = jaxtyping.install_import_hook("physnet", "beartype.beartype")
