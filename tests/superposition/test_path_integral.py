@@ -261,6 +261,30 @@ def mixed():
     return path_integral.init(params, sigma=0.5, particles=10)
 
 
+def shaped(state, **parts):
+    return dataclasses.replace(state, shape=dataclasses.replace(state.shape, **parts))
+
+
+def test_a_long_path_widens_on_either_side_and_never_breaks_a_covariance():
+    """A path far beyond the usual: deviations grow where it is negative too, M by half at most."""
+    diagonal = single(shaped(cloud("diagonal"), path=jnp.full(D, -5.0)))[0]
+    assert np.all(np.asarray(diagonal.shape.deviation) > 1.1)
+    full = single(shaped(cloud("full"), path=jnp.full(D, -1e3)))[0]
+    np.testing.assert_array_less(np.linalg.svd(full.shape.matrix)[1], 1.5 + 1e-9)
+
+
+def test_directions_return_to_orthonormal():
+    state = descend(cloud("low_rank"), 5)[0]
+    bent = shaped(state, directions=1.01 * state.shape.directions)
+    errors = []
+    for step in range(3):
+        q = np.asarray(descend(bent, step)[0].shape.directions)
+        errors.append(np.abs(q.T @ q - np.eye(q.shape[1])).max())
+    assert errors[0] > 0.02
+    assert errors[1] < 1e-3
+    assert errors[2] < 1e-6
+
+
 def test_dtypes_stay():
     state, info = holey()(KEY, mixed(), 0)
     assert state.params["a"].dtype == jnp.float32
@@ -325,6 +349,8 @@ def test_defaults_by_dimension():
 
 
 def test_errors(bare_errors):
+    with pytest.raises(ValueError, match=r"sigma must be positive and finite, got -1\.0"):
+        jax.jit(lambda w: path_integral.init(w, sigma=-1.0))(START)
     x = jnp.zeros(4)
     for params, options, error, words in [
         ({}, {}, ValueError, "params must hold at least one number"),
