@@ -17,7 +17,7 @@ Success is a value below half the gap to the second lowest minimum, of functions
 loss below what any undecided example leaves, of networks. Intervals are Wilson's, 95%.
 
 What it finds, as shares of 20 searches: where small minima lie on a large basin (Rastrigin, Ackley,
-Lévy, a tilt over 2^10 wells) a cloud wider than the ripples sees the basin, and succeeds in 0.9 to
+Lévy, a tilt over 2^10 wells) a cloud wider than the ripples sees the basin, and succeeds in 0.75 to
 1.0 where Adam and SGD with up to 32 restarts succeed in at most 0.35 in two dimensions and 0.10 in
 ten. Where the lowest minimum gives no sign from afar (Schwefel) the cloud fails as well, 0.05.
 Networks are the other way round: cloud and Adam always learn XOR (SGD 0.85 with ReLU units), Adam
