@@ -155,7 +155,8 @@ def measure(kind: str, options: argparse.Namespace, settings: dict[str, Any], be
     data = Data(kind, options)
     full, *others = plan.rows(kind, options.preset)
     part, parts = map(int, options.shard.split("/"))
-    others = [m for i, m in enumerate(others) if i % parts == part and options.only in m.name]
+    others = [m for i, m in enumerate(others) if i % parts == part]
+    others = [m for m in others if any(word in m.name for word in options.only)]
 
     def name(method: Method) -> tuple[Any, ...]:
         return (kind, method.name, method.loop, method.ratio, None, None)
@@ -210,7 +211,9 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th row from the i-th on")
-    parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="rows with one of these words in their name"
+    )
     parser.add_argument(
         "--budget", type=float, default=math.inf, help="seconds, after which no row begins"
     )
