@@ -118,7 +118,8 @@ def boundary_of(
         kind: Words: "scored" (masses are learned) or "recent" (all tokens weigh 1), the bits of
             landmarks and slots ("bf16", "8", "4", "2"), "means" (no landmarks), "alone" (no
             levels: what is no landmark is forgotten), "biased" (a learned bias of each level),
-            "aged" (as a landmark a score counts e times less for each 256 tokens of age).
+            "aged" (as a landmark a score counts e times less for each 256 tokens of age; "slowly
+            aged": 2,048).
     """
     words = kind.split()
     config = boundary.size(
@@ -130,7 +131,8 @@ def boundary_of(
         bits=next((int(w) for w in words if w in ("2", "4", "8")), None),  # type: ignore[arg-type]
     )
     if "aged" in words:
-        config = dataclasses.replace(config, recency=256 / power)  # masses are powers of scores
+        age = 2048 if "slowly" in words else 256
+        config = dataclasses.replace(config, recency=age / power)  # masses are powers of scores
     scored = "recent" not in words and words[0] != "means"
     nbytes = boundary.nbytes(config, d)
     options = {"scored": scored, "power": power, "biased": "biased" in words}
