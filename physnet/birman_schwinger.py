@@ -197,5 +197,6 @@ def _squared(x: Array) -> Array:
 
 
 def _root(x: Array) -> Array:
-    """Square root with derivative 0 at 0."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
+    """Square root with derivative 0 at 0; NaN stays."""
+    zero = x <= 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

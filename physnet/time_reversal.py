@@ -44,6 +44,8 @@ def reverse_trajectory(
         >>> q.tolist(), p.tolist()
         ([4.0, 1.0, 0.0], [-3.0, -2.0, -1.0])
     """
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis must be a static Python int, got {axis!r}")
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((positions, momenta))]
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(f"axis must be one of every array, got axis {axis} and shapes {shapes}")
@@ -51,6 +53,8 @@ def reverse_trajectory(
         raise ValueError(
             f"positions and momenta must have the same number of times, got shapes {shapes}"
         )
+    if any(jnp.issubdtype(jnp.result_type(leaf), jnp.bool_) for leaf in jax.tree.leaves(momenta)):
+        raise TypeError("momenta must be numbers, got dtype bool")
     back = jax.tree.map(lambda x: jnp.flip(x, axis), (positions, momenta))
     return back[0], jax.tree.map(jnp.negative, back[1])
 
@@ -101,7 +105,10 @@ def reverse_sequence(
         back = jnp.take_along_axis(tokens, jnp.where(place < count, count - 1 - place, place), -1)
     if direction is None:
         return back
-    front = jnp.full((*tokens.shape[:-1], 1), direction, tokens.dtype)
+    token = _checks.integer("direction", direction)
+    if token.ndim:
+        raise ValueError(f"direction must be one token, got shape {token.shape}")
+    front = jnp.full((*tokens.shape[:-1], 1), token, tokens.dtype)
     return jnp.concatenate([front, back], -1)
 
 
@@ -147,13 +154,19 @@ def consistency_loss(
         0.25
     """
     _checks.one_of("metric", metric, ("hyperbolic", "euclidean"))
-    if metric == "hyperbolic":
-        distance = _wide(polar.distance(forward, backward, curvature=curvature))
-        return jnp.mean(distance**2 if squared else distance)
     forward, backward = _checks.real("forward", forward), _checks.real("backward", backward)
     for name, states in (("forward", forward), ("backward", backward)):
-        _checks.at_least_1d(name, states)
+        if _checks.at_least_1d(name, states).size == 0:
+            raise ValueError(f"{name} must hold at least one state, got shape {states.shape}")
     shape = _checks.broadcast(forward=forward.shape, backward=backward.shape)
+    if metric == "hyperbolic":
+        if forward.shape[-1] != backward.shape[-1]:
+            raise ValueError(
+                f"forward and backward must have one last axis, got {forward.shape} and "
+                f"{backward.shape}"
+            )
+        distance = _wide(polar.distance(forward, backward, curvature=curvature))
+        return jnp.mean(distance**2 if squared else distance)
     dtype = np.result_type(forward.dtype, backward.dtype)
     forward, backward = (
         _wide(jnp.broadcast_to(x, shape).astype(dtype)) for x in (forward, backward)
@@ -170,7 +183,4 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _integers(name: str, value: Any) -> jax.Array:
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
-    return array
+    return _checks.integer(name, value)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks, _dispatch, scattering
-from physnet.attention import _arguments, _layout
+from physnet.attention import _arguments, _layout, _sequence
 from physnet.attention._dense import dense, pair_mask
 from physnet.attention._loops import Rule
 from physnet.attention._over_blocks import attend, dense_pays, facts, kernel_pays
@@ -34,6 +34,7 @@ def scattering_attention(
     schedule: scattering.Schedule | None = None,
     scale: float | None = None,
     return_lse: Literal[False] = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Float[Array, "*b T N H"]: ...
 
@@ -55,6 +56,7 @@ def scattering_attention(
     schedule: scattering.Schedule | None = None,
     scale: float | None = None,
     return_lse: Literal[True],
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> tuple[Float[Array, "*b T N H"], Float[Array, "*b T N"]]: ...
 
@@ -75,6 +77,7 @@ def scattering_attention(
     schedule: scattering.Schedule | None = None,
     scale: float | None = None,
     return_lse: bool = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Float[Array, "*b T N H"] | tuple[Float[Array, "*b T N H"], Float[Array, "*b T N"]]:
     r"""Exact softmax attention over the pairs that pass the gate or lie in the local band.
@@ -84,6 +87,14 @@ def scattering_attention(
 
     Shapes: B batch (all arrays may come without it), T queries, S keys, N query heads, K key
     heads (N a multiple of K), H head dimension.
+
+    Inside `shard_map` with `axis_name`, the devices of that axis hold the sequence in contiguous
+    pieces: T and S are those of a piece. Keys and values are gathered from all pieces, and each
+    device computes the pairs of its own queries, later pieces and closed blocks left out. A token
+    that no query can lift over the threshold is not sent, but for the band over a border (in steps
+    of a quarter of the tokens, by the head and piece that keep most; all are sent where positions
+    are given or the band is wider than a piece). The backward pass gathers again, after one more
+    forward pass over these pairs: what is kept for it are the piece's own arrays.
 
     Args:
         query: (B, T, N, H), real floating.
@@ -105,6 +116,9 @@ def scattering_attention(
             default one is made from `scattering.default_edges`.
         scale: 1 / sqrt(H) if not given. Static.
         return_lse: Also return log sum exp over the pairs of each query.
+        axis_name: The mesh axis that the sequence is split over. Default positions then count from
+            the first piece on; scores, positions and segments are those of the piece, a schedule
+            is one of its T queries and the keys of all pieces.
         implementation: None for the fastest one.
 
     Returns:
@@ -132,6 +146,26 @@ def scattering_attention(
         Milakov & Gimelshein 2018, Online normalizer calculation for softmax; Dao 2023,
         FlashAttention-2.
     """
+    if axis_name is not None:
+        return _sequence.over_pieces(
+            scattering_attention,
+            query,
+            key,
+            value,
+            score,
+            axis_name=axis_name,
+            threshold=threshold,
+            key_score=key_score,
+            local_window=local_window,
+            is_causal=is_causal,
+            query_position=query_position,
+            key_position=key_position,
+            segment_ids=segment_ids,
+            schedule=schedule,
+            scale=scale,
+            return_lse=return_lse,
+            implementation=implementation,
+        )
     window = _checks.positive_int("local_window", local_window, minimum=0)
     window = min(window, int(_arguments.NO_TOKEN))  # as far as positions go
     x, unbatched = _arguments.tensors(query, key, value)

@@ -93,7 +93,7 @@ def born_series(
     scattering = product(free, self_energy)
     if tolerance is None:
         return lax.fori_loop(0, order, lambda _, g: free + product(scattering, g), free)
-    known = _checks.concrete(tolerance)
+    known = _checks.known("tolerance", tolerance)
     if known is not None and (known.ndim or not known >= 0):
         raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
     tolerance = jnp.asarray(tolerance).astype(free.real.dtype)

@@ -16,6 +16,7 @@ Layer: TypeAlias = Callable[[Any, Array], Array]
 
 def check(layer: Layer, params: Any, h: Any) -> tuple[int, Array]:
     """Number of layers and the input, or an error that says what does not fit."""
+    _checks.function("layer", layer)
     h = _checks.real("h", h)
     layers = _checks.stacked("params", params, "layers")
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), params)
@@ -45,6 +46,7 @@ def probed(
     One forward pass, with one push through each layer a probe; `draw(key, shape, dtype)` makes v.
     """
     layers, h = check(layer, params, h)
+    key = _checks.key("key", key)
     dtype = computing_dtype(h)
 
     def step(h, of_layer):

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _dispatch
+from physnet.greens import _sequence
 from physnet.greens._chain import Chain, chain, choose, state_planes, to_user, zero_state
 from physnet.greens._half_lines import half_lines
 from physnet.greens._planes import Planes
@@ -69,6 +70,7 @@ def left(
     *,
     initial: Complex[Array, "*#d"] | None = None,
     return_state: Literal[False] = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Complex[Array, "*e n"]: ...
 
@@ -81,6 +83,7 @@ def left(
     *,
     initial: Complex[Array, "*#d"] | None = None,
     return_state: Literal[True],
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> tuple[Complex[Array, "*e n"], Complex[Array, "*e"]]: ...
 
@@ -92,6 +95,7 @@ def left(
     *,
     initial: Complex[Array, "*#d"] | None = None,
     return_state: bool = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Complex[Array, "*e n"] | tuple[Complex[Array, "*e n"], Complex[Array, "*e"]]:
     r"""Causal Green's function: site i as the end of the chain that ends with it.
@@ -101,13 +105,19 @@ def left(
     It depends on the sites 0..i alone: later ones do not change a bit of it. The state is gL of the
     last site, so a chain can be continued piece by piece, down to a site at a time.
 
+    Inside `shard_map` with `axis_name`, the devices of that axis hold the chain in contiguous
+    pieces of n sites each. Three complex numbers a chain and piece cross devices: what a piece does
+    to the Green's function in front of it. Equal to one device up to rounding, gradients too.
+
     Args:
         onsite: a (..., n), real.
-        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, b_{-1} first: the
-            bond between the site of the state and site 0.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` or `axis_name` is given,
+            b_{-1} first: the bond between the site in front of the piece and site 0. In front of
+            the whole chain it does nothing without `initial`.
         energy: z (...), complex, Im z > 0, as in `diagonal`.
         initial: gL of the site in front of site 0, of batch shape. Zero means there is none.
-        return_state: Also return gL of the last site, to go on from.
+        return_state: Also return gL of the last site (of the whole chain), to go on from.
+        axis_name: The mesh axis that the sites are split over.
         implementation: None for the fastest one.
 
     Returns:
@@ -126,13 +136,15 @@ def left(
         0.3529-0.4118j 0.3529-0.4118j
     """
     if initial is None:
-        c = chain(onsite, hopping, energy)
+        c = chain(onsite, hopping, energy, linked=axis_name is not None)
         start = zero_state(c)
     else:
         c = chain(onsite, hopping, energy, linked=True, batch=jnp.shape(initial))
         start = state_planes("initial", initial, c)
-    g = _left(c, start, choose("greens.left", implementation, c))
-    return (g, g[..., -1]) if return_state else g
+    g = _left(c, start, choose("greens.left", implementation, c), axis_name)
+    if not return_state:
+        return g
+    return g, g[..., -1] if axis_name is None else _sequence.last(g[..., -1], axis_name)
 
 
 def ldos(
@@ -165,8 +177,13 @@ def _diagonal(c: Chain, implementation: _dispatch.Implementation) -> Array:
     return to_user(two_sided(c, implementation), c)
 
 
-@functools.partial(jax.jit, static_argnames="implementation")
-def _left(c: Chain, start: Planes, implementation: _dispatch.Implementation) -> Array:
+@functools.partial(jax.jit, static_argnames=("implementation", "axis_name"))
+def _left(
+    c: Chain, start: Planes, implementation: _dispatch.Implementation, axis_name: str | None
+) -> Array:
+    if axis_name is not None:
+        c, start = _sequence.pieces((c, start), axis_name)
+        start = _sequence.entry(c.onsite, c.weight, c.energy, start, implementation, axis_name)
     return to_user(riccati(c.onsite, c.weight, c.energy, start, implementation), c)
 
 

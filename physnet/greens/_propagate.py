@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch, _varying
+from physnet.greens import _sequence
 from physnet.greens import _wave_kernels as wave_kernels
 from physnet.greens._chain import (
     Chain,
@@ -51,6 +52,7 @@ def propagate(
     *,
     initial: PropagateState | None = None,
     return_state: Literal[False] = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Complex[Array, "*f n d"]: ...
 
@@ -64,6 +66,7 @@ def propagate(
     *,
     initial: PropagateState | None = None,
     return_state: Literal[True],
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> tuple[Complex[Array, "*f n d"], PropagateState]: ...
 
@@ -78,6 +81,7 @@ def propagate(
     initial: PropagateState | None = None,
     return_green: Literal[True],
     return_state: bool = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> tuple[Any, ...]: ...
 
@@ -91,6 +95,7 @@ def propagate(
     initial: PropagateState | None = None,
     return_green: bool = False,
     return_state: bool = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Any:
     r"""Causal resolvent mixer: waves from the sources, seen at the end of the chain so far.
@@ -100,15 +105,19 @@ def propagate(
     with gL of `left`: the forward elimination of (z - H) psi = x. Site i depends on the sites 0..i
     of onsite, hopping and source alone. O(n) time and memory, derivatives of all orders included.
 
+    Inside `shard_map` with `axis_name`, the devices of that axis hold the chain in contiguous
+    pieces, as in `left`; d + 1 more complex numbers a chain and piece cross devices.
+
     Args:
         onsite: a (..., n), real.
-        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, b_{-1} first: the
-            bond between the site of the state and site 0.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` or `axis_name` is given,
+            b_{-1} first, as in `left`.
         energy: z (...), complex, Im z > 0, as in `diagonal`.
         source: x (..., n, d), real or complex; its batch axes broadcast with the others.
         initial: State behind an earlier piece of the chain; zeros mean there is none.
         return_green: Also return gL (..., n), which the elimination needs in any case.
-        return_state: Also return the state behind the last site.
+        return_state: Also return the state behind the last site (of the whole chain).
+        axis_name: The mesh axis that the sites are split over.
         implementation: None for the fastest one.
 
     Returns:
@@ -125,7 +134,8 @@ def propagate(
         >>> [f"{x:.2f}" for x in y[:, 0]]
         ['0.50-0.50j', '-0.20-0.40j']
     """
-    c, x = _with_source(onsite, hopping, energy, source, initial)
+    linked = initial is not None or axis_name is not None
+    c, x = _with_source(onsite, hopping, energy, source, initial, linked=linked)
     chosen = choose("greens.propagate", implementation, c)
     if initial is None:
         green = zero_state(c)
@@ -134,10 +144,13 @@ def propagate(
         green = state_planes("initial.green", initial.green, c)
         amplitude = _checks.inexact("initial.amplitude", initial.amplitude)
         amplitude = _aligned(amplitude[..., None, :], c)
-    y, green = _propagate(c, x, green, amplitude, chosen)
+    y, green = _propagate(c, x, green, amplitude, chosen, axis_name)
     extra = (green,) if return_green else ()
     if return_state:
-        extra += (PropagateState(green[..., -1], y[..., -1, :]),)
+        state = PropagateState(green[..., -1], y[..., -1, :])
+        if axis_name is not None:
+            state = PropagateState(*(_sequence.last(part, axis_name) for part in state))
+        extra += (state,)
     return (y, *extra) if extra else y
 
 
@@ -167,11 +180,11 @@ def solve(
         >>> [f"{x:.2f}" for x in psi[:, 0]]  # (z, 1) / (z^2 - 1)
         ['0.20-0.60j', '-0.20-0.40j']
     """
-    c, x = _with_source(onsite, hopping, energy, source, None)
+    c, x = _with_source(onsite, hopping, energy, source, None, linked=False)
     return _solve(c, x, choose("greens.propagate", None, c))
 
 
-def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array]:
+def _with_source(onsite, hopping, energy, source, initial, *, linked) -> tuple[Chain, Array]:
     onsite = _checks.at_least_1d("onsite", _checks.real("onsite", onsite))
     hopping = _checks.inexact("hopping", hopping)
     source = _checks.inexact("source", source)
@@ -190,7 +203,7 @@ def _with_source(onsite, hopping, energy, source, initial) -> tuple[Chain, Array
         shapes |= {"initial.green": jnp.shape(initial.green), "initial.amplitude": amplitude[:-1]}
     dtype = real_dtype(onsite, hopping, source)
     batch = _checks.broadcast(**shapes)
-    c = chain(onsite, hopping, energy, linked=initial is not None, dtype=dtype, batch=batch)
+    c = chain(onsite, hopping, energy, linked=linked, dtype=dtype, batch=batch)
     return c, _aligned(source, c)
 
 
@@ -200,8 +213,27 @@ def _aligned(source: Array, c: Chain) -> Array:
     return astype(source, c.onsite.dtype).reshape((1,) * missing + source.shape)
 
 
-@functools.partial(jax.jit, static_argnames="implementation")
+@functools.partial(jax.jit, static_argnames=("implementation", "axis_name"))
 def _propagate(
+    c: Chain,
+    x: Array,
+    green: Planes,
+    amplitude: Array | None,
+    implementation: _dispatch.Implementation,
+    axis_name: str | None,
+) -> tuple[Array, Array]:
+    if axis_name is None:
+        return _piece(c, x, green, amplitude, implementation)
+    c, x, green, amplitude = _sequence.pieces((c, x, green, amplitude), axis_name)
+    green = _sequence.entry(c.onsite, c.weight, c.energy, green, implementation, axis_name)
+
+    def run(source: Array, amplitude: Array) -> tuple[Array, Array]:
+        return _piece(c, source, green, amplitude, implementation)
+
+    return _sequence.waves(run, x, amplitude, axis_name)
+
+
+def _piece(
     c: Chain,
     x: Array,
     green: Planes,

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Inexact
 
 from physnet import _checks, _dispatch
+from physnet.greens import _sequence
 from physnet.greens._chain import Chain, align, astype, chain, choose, real_dtype, zero_state
 from physnet.greens._diagonal import two_sided
 from physnet.greens._planes import Planes, split
@@ -28,6 +29,7 @@ def window(
     causal: bool = False,
     initial: Complex[Array, "*#d k"] | None = None,
     return_state: Literal[False] = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Float[Array, "*e n"]: ...
 
@@ -43,6 +45,7 @@ def window(
     causal: bool = False,
     initial: Complex[Array, "*#d k"] | None = None,
     return_state: Literal[True],
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> tuple[Float[Array, "*e n"], Complex[Array, "*e k"]]: ...
 
@@ -57,6 +60,7 @@ def window(
     causal: bool = False,
     initial: Complex[Array, "*#d k"] | None = None,
     return_state: bool = False,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Float[Array, "*e n"] | tuple[Float[Array, "*e n"], Complex[Array, "*e k"]]:
     r"""Share of a site's states whose energy lies in the window [c - r, c + r], in [0, 1].
@@ -70,7 +74,8 @@ def window(
 
     Args:
         onsite: a (..., n), real.
-        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, as in `left`.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` or `axis_name` is given, as
+            in `left`.
         center: c, a number or an array that broadcasts with the batch; real, same unit as onsite.
         radius: r > 0, likewise.
         order: K, even. Static.
@@ -78,6 +83,7 @@ def window(
             0..i alone. The sum then runs over the states of the chain that ends at i.
         initial: Causal only: the state that `return_state` gave, (..., K/2).
         return_state: Causal only: also return the state behind the last site.
+        axis_name: Causal only: the mesh axis that the sites are split over, as in `left`.
         implementation: None for the fastest one.
 
     Returns:
@@ -85,9 +91,9 @@ def window(
         With `return_state` the pair (n_i, state).
 
     Raises:
-        ValueError: An odd order, a radius <= 0 where it is known, a state without `causal`, shapes
-            that do not fit. A traced radius is not checked: r < 0 gives the same window as |r| and
-            r = 0 gives NaN where c is a level.
+        ValueError: An odd order, a radius <= 0 where it is known, a state or an axis without
+            `causal`, shapes that do not fit. A traced radius is not checked: r < 0 gives the same
+            window as |r| and r = 0 gives NaN where c is a level.
         TypeError: As `diagonal`.
 
     Example:
@@ -101,6 +107,8 @@ def window(
         raise ValueError(
             "initial and return_state need causal=True: a two-sided chain has no state"
         )
+    if axis_name is not None and not causal:
+        raise ValueError(f"axis_name needs causal=True, got {axis_name!r}")
     onsite = _checks.real("onsite", onsite)
     hopping = _checks.inexact("hopping", hopping)
     dtype = real_dtype(onsite, hopping)
@@ -113,16 +121,26 @@ def window(
         radius=radius.shape,
         initial=() if initial is None else jnp.shape(initial)[:-1],
     )
-    c = chain(onsite, hopping, 1j, linked=initial is not None, dtype=dtype, batch=batch)
+    linked = initial is not None or axis_name is not None
+    c = chain(onsite, hopping, 1j, linked=linked, dtype=dtype, batch=batch)
     start = None if initial is None else _state(initial, batch, half, c)
     chosen = choose("greens.window", implementation, c)
+    if axis_name is not None:
+        c, center, radius, start = _sequence.pieces((c, center, radius, start), axis_name)
     share, state = _window(
-        c, center, radius, start, order=order, causal=causal, implementation=chosen
+        c,
+        center,
+        radius,
+        start,
+        order=order,
+        causal=causal,
+        axis_name=axis_name,
+        implementation=chosen,
     )
     return (share, state) if return_state else share
 
 
-@functools.partial(jax.jit, static_argnames=("order", "causal", "implementation"))
+@functools.partial(jax.jit, static_argnames=("order", "causal", "axis_name", "implementation"))
 def _window(
     c: Chain,
     center,
@@ -131,6 +149,7 @@ def _window(
     *,
     order: int,
     causal: bool,
+    axis_name: str | None,
     implementation: _dispatch.Implementation,
 ) -> tuple[Array, Array]:
     half, batch, dtype = order // 2, c.batch, c.onsite.dtype
@@ -149,6 +168,8 @@ def _window(
     )
     if causal:
         start = zero_state(c) if start is None else start
+        if axis_name is not None:
+            start = _sequence.entry(c.onsite, c.weight, c.energy, start, implementation, axis_name)
         g = riccati(c.onsite, c.weight, c.energy, start, implementation)
     else:
         g = two_sided(c, implementation)
@@ -158,6 +179,8 @@ def _window(
     # Rounding may leave [0, 1] by an ulp: clip the value, not the gradient.
     share = share + lax.stop_gradient(jnp.clip(share, 0, 1) - share)
     state = jnp.moveaxis(lax.complex(g.real[-1], g.imag[-1]), 0, -1)
+    if axis_name is not None:
+        state = _sequence.last(state, axis_name)
     return share, jnp.broadcast_to(state, (*batch, half))
 
 

@@ -29,10 +29,12 @@ def _polynomial(x: Array, degree: int) -> Array:
         factorial(2 * degree - k) / (factorial(k) * factorial(degree - k)) * 2.0**k
         for k in range(degree + 1)
     ]
+    fall = jnp.exp(-x)
+    x = jnp.minimum(x, 800.0)  # where e^{-x} is 0: a power of x may be infinite
     total = jnp.full_like(x, terms[-1] / terms[0])
     for term in reversed(terms[:-1]):
         total = total * x + term / terms[0]
-    return total * jnp.exp(-x)
+    return total * fall
 
 
 def _integral(x: Array, order: Array) -> Array:
@@ -61,4 +63,5 @@ def _integral(x: Array, order: Array) -> Array:
     near = jnp.where((x > 0) & (x <= tiny), x, tiny)
     bend = jnp.exp(2 * less * jnp.log(near / 2) + gammaln(1 - less) - gammaln(1 + less))
     start = 1 - jnp.where((x > 0) & (order < 0.9), bend, 0.0)
-    return jnp.where(inside, found, jnp.where(x >= huge, 0.0, start))
+    found = jnp.where(inside, found, jnp.where(x >= huge, 0.0, start))
+    return jnp.where(jnp.isnan(x), x, found)

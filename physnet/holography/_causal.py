@@ -103,14 +103,13 @@ def causal_to_boundary(
 def _convolve(u: Array, z: Array, delta: float, terms: int, span: float, state: Any):
     """Each depth's kernel over time, of (..., L or 1, N, d); and the state after it."""
     _checks.positive_int("terms", terms, minimum=4)
-    if _checks.concrete(delta) is None:
-        raise TypeError(f"delta must be a static number, got {delta!r}")
+    delta, span = _checks.number("delta", delta), _checks.number("span", span)
     if not 0.5 < delta < 50 or terms > 64 or not 1 <= span < 1e12:
         raise ValueError(
             "delta must be above 1/2 and below 50, terms <= 64 and span from 1 to 1e12, got "
             f"{delta!r}, {terms}, {span!r}"
         )
-    rate, weight = (jnp.asarray(x, u.dtype) for x in fit_causal(float(delta), terms, float(span)))
+    rate, weight = (jnp.asarray(x, u.dtype) for x in fit_causal(delta, terms, span))
     z = z.astype(u.dtype)
     rate = rate[None] / z[:, None]
     weight = weight[None] * ((2 * delta - 1) * z**-delta)[:, None]

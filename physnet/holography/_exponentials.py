@@ -53,11 +53,12 @@ def exponentials(delta: float, *, terms: int = 24, span: float = 1e5) -> Exponen
         Beylkin and Monzon 2005, on approximation of functions by exponential sums.
     """
     terms = _checks.positive_int("terms", terms, minimum=4)
+    delta, span = _checks.number("delta", delta), _checks.number("span", span)
     if not 0.5 < delta < 50:
         raise ValueError(f"delta must be above 1/2 and below 50, got {delta!r}")
     if terms > 64 or not 1 <= span < 1e12:
         raise ValueError(f"terms must be <= 64 and span from 1 to 1e12, got {terms} and {span!r}")
-    rate, weight = fit_causal(float(delta), terms, float(span))
+    rate, weight = fit_causal(delta, terms, span)
     return Exponentials(jnp.asarray(rate), jnp.asarray(weight))
 
 

@@ -131,14 +131,14 @@ def bulk_to_boundary_fourier(
 def dimensions(delta: Any, dim: int) -> tuple[int, Any]:
     """The dimension of the boundary, and a delta that is above half of it where it is known."""
     dim = _checks.positive_int("dim", dim)
-    known = _checks.concrete(delta)
+    known = _checks.known("delta", delta)
     if known is not None and not np.all(known > dim / 2):
         raise ValueError(f"delta must be > dim / 2 = {dim / 2}, got {delta!r}")
     return dim, delta
 
 
 def _positive(name: str, value: Any) -> None:
-    known = _checks.concrete(value)
+    known = _checks.known(name, value)
     if known is not None and not np.all(known > 0):
         raise ValueError(f"{name} must be positive, got {value!r}")
 

@@ -213,7 +213,7 @@ def _number(delta: Any, width: float, function: Callable[..., Any]) -> Callable[
     if jnp.ndim(delta):
         raise ValueError(f"delta must be one number, got shape {jnp.shape(delta)}")
     dimensions(delta, 1)
-    if not 0.1 <= width <= 10:
+    if not 0.1 <= _checks.number("width", width) <= 10:
         raise ValueError(f"width must be from 0.1 to 10, got {width!r}")
     static = (1, 2, 3) if isinstance(delta, float | int) else (2, 3)
     return _compiled(function, static)

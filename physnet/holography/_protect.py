@@ -68,6 +68,8 @@ def protect(slots: Float[Array, "k d"], *, rate: float = 0.5, key: Array) -> Flo
         raise TypeError(f"rate must be a static number, got {rate!r}")
     if not 0 < rate <= 1:
         raise ValueError(f"rate must lie in (0, 1], got {rate!r}")
+    if k / rate > 2**31:
+        raise ValueError(f"rate must be at least {k / 2**31:.1e} for {k} slots, got {rate!r}")
     n = math.ceil(k / rate - 1e-6)
     wide = slots.astype(np.promote_types(slots.dtype, jnp.float32))
     return spread(wide, n, key).astype(slots.dtype)
@@ -124,19 +126,21 @@ def recover(
     n, k = coded.shape[0], _checks.positive_int("slots", slots)
     if k > n:
         raise ValueError(f"slots must be at most the {n} coded ones, got {k}")
-    lost = jnp.asarray(lost)
+    lost = _checks.array("lost", lost)
     if lost.dtype != jnp.bool_:
         raise TypeError(f"lost must be a bool array, got dtype {lost.dtype}")
     if lost.shape != (n,):
         raise ValueError(f"lost must have shape ({n},), one entry a coded slot, got {lost.shape}")
-    known_noise = _checks.concrete(noise)
+    known_noise = _checks.known("noise", noise)
+    if jnp.size(noise) != 1:
+        raise ValueError(f"noise must be one number, got shape {jnp.shape(noise)}")
     if known_noise is not None and not np.all((known_noise >= 0) & (known_noise < np.inf)):
         raise ValueError(f"noise must be >= 0 and finite, got {noise!r}")
     dtype = np.promote_types(coded.dtype, jnp.float32)
     left = jnp.where(lost[:, None], 0, spread(jnp.eye(k, dtype=dtype), n, key))
     u, s, vt = jnp.linalg.svd(left, full_matrices=False)
     known = s > n * jnp.finfo(dtype).eps
-    squared = jnp.square(jnp.asarray(noise, dtype))
+    squared = jnp.square(jnp.asarray(noise, dtype).reshape(()))
     gains = jnp.where(known, s / jnp.where(known, s * s + squared, 1), 0)
     inverse = _product(vt.T, gains[:, None] * u.T)
     inverse = jax.lax.stop_gradient(inverse)  # linear in coded, no more

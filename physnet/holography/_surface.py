@@ -83,6 +83,8 @@ def surface_encode(
     field = _checks.real("field", field)
     if field.ndim < 2:
         raise ValueError(f"field must have grid axes and channels, got shape {field.shape}")
+    if 0 in field.shape:
+        raise ValueError(f"field must hold a site and a channel at least, got {field.shape}")
     shape = field.shape[:-1]
     isometry = jnp.asarray(_isometry(_region(shape, block), _mass(mass)), field.dtype)
     split = [n for pair in _pairs(shape, block) for n in pair]
@@ -149,7 +151,7 @@ def _pairs(shape: tuple[int, ...], block: int | None) -> list[tuple[int, int]]:
 
 
 def _mass(mass: float) -> float:
-    if not 0.0 <= mass < math.inf:
+    if not 0.0 <= _checks.number("mass", mass) < math.inf:
         raise ValueError(f"mass must be a finite number >= 0, got {mass}")
     return float(mass)
 

@@ -47,14 +47,14 @@ def entanglement_entropy(
         entanglement entropy in free lattice models.
     """
     region = np.asarray(region)
-    if region.shape != tuple(shape) or region.dtype != bool:
+    shape = tuple(_checks.positive_int("shape", side) for side in shape)
+    if region.shape != shape or region.dtype != bool:
         raise ValueError(
-            f"region must be booleans of the shape {tuple(shape)}, got {region.dtype} "
-            f"of {region.shape}"
+            f"region must be booleans of the shape {shape}, got {region.dtype} of {region.shape}"
         )
-    if not 0.0 <= mass < math.inf:
+    if not 0.0 <= _checks.number("mass", mass) < math.inf:
         raise ValueError(f"mass must be a finite number >= 0, got {mass}")
-    waves, square = _modes(tuple(shape))
+    waves, square = _modes(shape)
     frequency = np.sqrt(square + mass**2)
     inside = waves[region.ravel()]
     field = inside * (0.5 / frequency) @ inside.T

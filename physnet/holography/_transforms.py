@@ -1,6 +1,7 @@
 """Boundary to bulk by K_Delta and back by its adjoint, on the dyadic lattice, by FFT."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -113,6 +114,9 @@ def to_boundary(
     if tuple(phi.shape[-1] for phi in lines) != sizes:
         found = [phi.shape for phi in levels]
         raise ValueError(f"levels must have {sizes} slots on the second last axis, got {found}")
+    if len({phi.shape[:-1] for phi in lines}) > 1:
+        found = [phi.shape for phi in levels]
+        raise ValueError(f"levels must have the same batch axes and channels, got {found}")
     dtype = jnp.result_type(*lines)
     lines = [phi.astype(dtype) for phi in lines]
     delta = _options(n, len(lines), delta, edge, method)
@@ -146,7 +150,9 @@ def _adjoint(lines: list[Array], delta: Any, n: int, edge: Edge) -> Array:
         response = jnp.conj(_response(level, n, length, delta, edge, phi.dtype))
         response = response.reshape((1,) * (phi.ndim - 1) + response.shape)
         spread = jnp.zeros((*phi.shape, 2**level), phi.dtype).at[..., 0].set(phi)
-        spread = spread.reshape(*phi.shape[:-1], -1)[..., :n]  # a slot's first site stands for it
+        spread = spread.reshape(*phi.shape[:-1], math.prod(spread.shape[phi.ndim - 1 :]))[
+            ..., :n
+        ]  # a slot's first site stands for it
         terms.append(jnp.fft.rfft(spread, length) * response)
     line = jnp.fft.irfft(functools.reduce(jnp.add, terms), length)
     return line[..., :n] + line[..., n:][..., ::-1] if edge == "reflect" else line[..., :n]
@@ -201,6 +207,8 @@ def _options(n: int, levels: int, delta: Any, edge: str, method: str) -> Any:
         raise ValueError(f"delta must be one number, got shape {jnp.shape(delta)}")
     dimensions(delta, 1)
     known = _checks.concrete(delta)
+    if known is not None and not known < 1e6:
+        raise ValueError(f"delta must be below 1e6, got {delta!r}")
     served = known is not None and known == 1 and edge == "reflect" and n % 2 ** (levels - 1) == 0
     if method == "semigroup" and not served:
         raise ValueError(

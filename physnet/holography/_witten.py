@@ -163,7 +163,11 @@ def _arguments(points: Any, deltas: Any, dim: int, count: int) -> tuple[Array, A
 
 def as_deltas(deltas: Any, dim: int, count: int, dtype: Any) -> Array:
     """Scaling dimensions for which the bulk integral exists, as an array (count,)."""
-    deltas = jnp.asarray(deltas, dtype)
+    if isinstance(deltas, list | tuple):
+        deltas = [_checks.array("deltas", delta, dtype) for delta in deltas]
+        if any(delta.ndim for delta in deltas):
+            raise ValueError(f"deltas must be {count} numbers, got {[d.shape for d in deltas]}")
+    deltas = _checks.array("deltas", deltas, dtype)
     if deltas.shape != (count,):
         raise ValueError(f"deltas must have shape ({count},), got {deltas.shape}")
     fits = (deltas > dim / 2) & (2 * deltas < jnp.sum(deltas))

@@ -62,6 +62,9 @@ def frechet_mean(
     points, weights, c, dtype = _arguments.prepare_mean(curvature, points, weights)
     if tolerance is None:
         tolerance = 4 * float(jnp.finfo(points.dtype).eps)
+    tolerance = _checks.number("tolerance", tolerance)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be >= 0, got {tolerance}")
     tangents = _ball.to_tangent(points, c) if coordinates == "ball" else points
     mean = _mean(steps, tolerance, tangents, weights, jnp.sqrt(c))
     if coordinates == "ball":

@@ -32,3 +32,18 @@ def embed(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     rows = jnp.einsum("btv,vw->btw", one_hot, table.astype(dtype))
     known = (tokens >= 0) & (tokens < len(table))
     return jnp.where(known[..., None], rows, jnp.asarray(jnp.nan, dtype))
+
+
+HIDING = 2**30 + 1
+"""Folds the key that chooses hidden tokens from those of dropout, beyond every site of it."""
+
+
+def hide(rate: float, key: jax.Array | None, x: jax.Array) -> jax.Array:
+    """Embedded tokens (B, T, W) of which a share is 0, each with all its channels.
+
+    The others stay as they are. Without a key, or at rate 0, the identity.
+    """
+    if key is None or rate == 0.0:
+        return x
+    kept = jax.random.bernoulli(jax.random.fold_in(key, HIDING), 1.0 - rate, x.shape[:-1])
+    return jnp.where(kept[..., None], x, jnp.zeros((), x.dtype))

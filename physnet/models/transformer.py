@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from physnet import _checks, _dispatch, holography
-from physnet.models._tokens import check_tokens, embed
+from physnet.models import _sharding
+from physnet.models._axes import Axes
+from physnet.models._tokens import check_tokens, embed, hide
 from physnet.nn import memory
 from physnet.nn.layers import accurate, dropout
 
@@ -25,7 +27,8 @@ class TransformerConfig:
     """Sizes of the model; `hidden=None` means four times the width, `context` the longest input.
 
     `dropout` acts on the embedding, on what each part adds, and, with `drop_weights`, on the
-    weights of attention, which no fused attention serves.
+    weights of attention, which no fused attention serves. `token_dropout` is the share of tokens
+    of which only the position is left in training.
 
     With `memory` each head attends through a boundary memory of this size, in `apply` and in
     `extend`, whose cache then does not grow with the sequence (`holography.memory.configure` sizes
@@ -39,6 +42,7 @@ class TransformerConfig:
     hidden: int | None = None
     context: int = 64
     dropout: float = 0.0
+    token_dropout: float = 0.0
     drop_weights: bool = True
     memory: holography.memory.Config | None = None
 
@@ -50,8 +54,9 @@ class TransformerConfig:
         _checks.positive_int("hidden", self.hidden)
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads={self.heads}, got {self.width}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name in ("dropout", "token_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
 
 def init(config: TransformerConfig, key: jax.Array) -> Params:
@@ -102,6 +107,37 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
     }
 
 
+_RULES: _sharding.Rules = {
+    ("qkv",): (None, "tensor"),
+    ("out",): ("tensor", None),
+    ("up",): (None, "tensor"),
+    ("down",): ("tensor", None),
+}
+
+
+def partition(config: TransformerConfig, params: Any, axes: Axes | None) -> Any:
+    """Where the parameters lie on a mesh whose axes split the model, as `bk_core.partition`.
+
+    Args:
+        config: the sizes.
+        params: as `init` returns them, or their shapes; any tree whose paths end alike.
+        axes: names of the mesh axes; None for a model that is not split.
+
+    Returns:
+        The tree of params with a `jax.sharding.PartitionSpec` in place of each leaf.
+
+    Example:
+        >>> import jax
+        >>> from physnet.models import Axes
+        >>> config = TransformerConfig(vocab_size=64)
+        >>> shapes = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
+        >>> tuple(partition(config, shapes, Axes(tensor="t"))["layers"]["down"])
+        (None, 't', None)
+    """
+    del config
+    return _sharding.partition(params, axes, _RULES)
+
+
 def apply(
     config: TransformerConfig,
     params: Params,
@@ -110,6 +146,7 @@ def apply(
     key: jax.Array | None = None,
     dtype: Any = jnp.float32,
     return_info: bool = False,
+    axes: Axes | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Any:
     """Logits of the next token at every position.
@@ -121,12 +158,14 @@ def apply(
         config: the sizes.
         params: as `init` returns them.
         tokens: (B, T) integers in [0, V), T <= context.
-        key: a random key that switches dropout on (where `config.dropout > 0`).
+        key: a random key that switches `config.dropout` and `config.token_dropout` on.
         dtype: of the activations and matrix products; norms, softmax and logits are at least
             float32.
         return_info: also return what the models report about themselves.
+        axes: the mesh axes that split the model, for use within `jax.shard_map`, as in
+            `bk_core.apply`; there are no experts.
         implementation: of attention: "cudnn" (an NVIDIA GPU, bfloat16 or float16, no dropout of
-            weights), "xla", or None for the faster one that serves the call.
+            weights, the whole sequence), "xla", or None for the faster one that serves the call.
 
     Returns:
         Logits (B, T, V); with `return_info` a pair of them and a dict that holds
@@ -134,7 +173,9 @@ def apply(
         entries that it has room for, over the tokens so far).
 
     Raises:
-        ValueError: tokens are not (B, T), or T is longer than the context.
+        ValueError: tokens are not (B, T), or T is longer than the context; axes that tokens are not
+            split over as `Axes` says, that heads cannot be shared out over, an expert axis, or a
+            sequence axis with a memory.
         TypeError: tokens are not integers.
         NotImplementedError: a named implementation that does not serve the call.
 
@@ -152,21 +193,27 @@ def apply(
         Vaswani et al. 2017, Attention Is All You Need.
     """
     check_tokens(tokens)
-    time = tokens.shape[1]
+    axes = _split(config, tokens, axes)
+    piece = tokens.shape[1]
+    time = piece * _sharding.size(axes.sequence)
     if time > config.context:
         raise ValueError(f"tokens must be at most context={config.context} long, got {time}")
 
+    key = _sharding.own_key(key, axes.sequence)
     drop = dropout(config.dropout, key)
+    plain = config.memory is not None or axes.sequence is not None
     name = _dispatch.choose(
         "models.transformer.apply",
-        "xla" if implementation is None and config.memory is not None else implementation,
+        "xla" if implementation is None and plain else implementation,
         arrays=(tokens, params["token"]),
         dtype=dtype,
         head_dim=config.width // config.heads,
         weight_dropout=config.drop_weights and config.dropout > 0 and key is not None,
     )
-    if config.memory is not None and name != "xla":
-        raise NotImplementedError(f"attention through a memory is 'xla' only, got {name!r}")
+    if plain and name != "xla":
+        what = "a memory" if axes.sequence is None else f"the axis {axes.sequence!r}"
+        raise NotImplementedError(f"attention through {what} is 'xla' only, got {name!r}")
+    start = _sharding.offset(axes.sequence, piece)
 
     def attend(index: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         if config.memory is not None:
@@ -176,17 +223,38 @@ def apply(
             return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
         q, k, v = (jnp.swapaxes(part, 1, 2) for part in (q, k, v))
         causal = jnp.tril(jnp.ones((time, time), bool))
+        if axes.sequence is not None:
+            k, v = (jax.lax.all_gather(x, axes.sequence, axis=2, tiled=True) for x in (k, v))
+            causal = jax.lax.dynamic_slice_in_dim(causal, start, piece)
         weights = _weights(q, k, causal)
         if config.drop_weights:
-            weights = drop(weights, 3 * index + 1)
+            weights = _sharding.sliced(drop, axes.tensor, axis=1)(weights, 3 * index + 1)
         return jnp.swapaxes(jnp.einsum("bnts,bnsd->bntd", weights, v), 1, 2)
 
     position = params["position"][:time]
-    logits = _logits(config, params, tokens, position, attend, drop, dtype)
+    if axes.sequence is not None:
+        position = jax.lax.dynamic_slice_in_dim(params["position"], start, piece)
+    logits = _logits(config, params, tokens, position, attend, drop, dtype, axes, key)
     if not return_info:
         return logits
     share = 1.0 if config.memory is None else memory.share(config.memory, time)
     return logits, {"kept_pairs": jnp.asarray(share, jnp.float32)}
+
+
+def _split(config: TransformerConfig, tokens: jax.Array, axes: Axes | None) -> Axes:
+    """The axes, where this model can be split over them."""
+    if axes is None:
+        return _sharding.NONE
+    _sharding.check(axes, tokens)
+    _sharding.share(axes, heads=config.heads)
+    if axes.expert is not None:
+        raise ValueError(f"axes.expert must be None: there are no experts, got {axes.expert!r}")
+    if axes.sequence is not None and config.memory is not None:
+        raise ValueError(
+            "axes.sequence must be None with config.memory, which takes tokens one after another, "
+            f"got {axes.sequence!r}"
+        )
+    return axes
 
 
 class Cache(NamedTuple):
@@ -305,21 +373,28 @@ def extend(
     return logits, Cache(tuple(layers), cache.length + time)
 
 
-def _logits(config, params, tokens, position, attend, drop, dtype) -> jax.Array:
+def _logits(
+    config, params, tokens, position, attend, drop, dtype, axes: Axes = _sharding.NONE, key=None
+) -> jax.Array:
     """The network around attend(layer, query, key, value), all (B, T, N, D)."""
     batch, time = tokens.shape
     embedding = params["token"].astype(dtype)
-    x = embed(embedding, tokens, dtype) + position.astype(dtype)[None]
+    x = hide(config.token_dropout, key, embed(embedding, tokens, dtype))
+    x = x + position.astype(dtype)[None]
     # One row a token: products of matrices (B T, W) are 1.5x faster on CPU than of (B, T, W).
     x = drop(x.reshape(batch * time, config.width), 0)
     for index in range(config.layers):  # unrolled: 1.3x faster than a scan over the layers on CPU
         layer = jax.tree.map(lambda leaf, i=index: leaf[i], params["layers"])
-        h = _norm(x, layer["norm_attention"]) @ layer["qkv"].astype(dtype)
-        h = h.reshape(batch, time, 3, config.heads, -1)
-        h = attend(index, h[:, :, 0], h[:, :, 1], h[:, :, 2]).reshape(x.shape)
-        x = x + drop(h @ layer["out"].astype(dtype), 3 * index + 2)
-        h = jax.nn.gelu(_norm(x, layer["norm_mlp"]) @ layer["up"].astype(dtype), approximate=True)
-        x = x + drop(h @ layer["down"].astype(dtype), 3 * index + 3)
+        qkv = _sharding.columns(layer["qkv"], 3, axes.tensor)
+        h = _sharding.read(_norm(x, layer["norm_attention"]), axes.tensor) @ qkv.astype(dtype)
+        h = h.reshape(batch, time, 3, -1, config.width // config.heads)
+        h = attend(index, h[:, :, 0], h[:, :, 1], h[:, :, 2]).reshape(len(x), -1)
+        h = _sharding.summed(h @ layer["out"].astype(dtype), axes.tensor)
+        x = x + drop(h, 3 * index + 2)
+        h = _sharding.read(_norm(x, layer["norm_mlp"]), axes.tensor)
+        h = jax.nn.gelu(h @ layer["up"].astype(dtype), approximate=True)
+        h = _sharding.summed(h @ layer["down"].astype(dtype), axes.tensor)
+        x = x + drop(h, 3 * index + 3)
     x = _norm(x, params["norm"])
     logits = jnp.einsum("rw,vw->rv", x, embedding, preferred_element_type=accurate(dtype))
     return logits.reshape(batch, time, config.vocab_size)

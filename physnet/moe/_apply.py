@@ -134,6 +134,7 @@ def _capacity(factor: float | None, assignments: int, experts: int) -> int | Non
 def _output(expert_fn: Callable[[Any, Array], Array], params: Any, tokens: Array) -> Any:
     """Shape and dtype of an expert's output for a row."""
     one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(jnp.shape(p)[1:], jnp.result_type(p)), params)
+    _checks.function("expert_fn", expert_fn)
     shape = jax.eval_shape(expert_fn, one, jax.ShapeDtypeStruct((3, tokens.shape[1]), tokens.dtype))
     dims = getattr(shape, "shape", None)
     if dims is None or len(dims) != 2 or dims[0] != 3:

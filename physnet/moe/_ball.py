@@ -63,6 +63,7 @@ def ball_expert(
     wide = jnp.float64 if jnp.float64 in (x.dtype, centroid.dtype) else jnp.float32
     root = jnp.sqrt(_checks.one_positive("curvature", curvature, wide))
     mu = centroid.astype(wide)
+    _checks.function("network", network)
     inside = network(translated(x.astype(wide), -mu, root).astype(x.dtype))
     if jnp.shape(inside) != x.shape:
         raise ValueError(f"network must return shape {x.shape}, got {jnp.shape(inside)}")

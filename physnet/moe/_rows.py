@@ -12,7 +12,7 @@ def weighted(gate: Array, out: Array, *more: tuple[Array, Array]) -> Array:
     """sum_j gate_ij out_ij for gates (n, k) and outputs (n k, o), and the same of more pairs."""
     dtype = wide(out)
     terms = [
-        g.astype(dtype)[..., None] * o.reshape(*g.shape, -1).astype(dtype)
+        g.astype(dtype)[..., None] * o.reshape(*g.shape, o.shape[-1]).astype(dtype)
         for g, o in ((gate, out), *more)
     ]
     return jnp.sum(sum(terms[1:], terms[0]), axis=1).astype(out.dtype)

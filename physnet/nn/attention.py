@@ -143,9 +143,13 @@ def apply(
     local_window: int = 8,
     rotary_base: float = 1000.0,
     schedule: scattering.Schedule | None = None,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Float[Array, "B T W"]:
     """Attention of a whole sequence over the pairs that scatter or lie in the local band.
+
+    Heads may be split over devices: with the columns of qkv, the rows of out and the constants of
+    some of them the result is their part of a sum.
 
     Args:
         params: as `init` returns them.
@@ -153,12 +157,16 @@ def apply(
         score: (B, T, N) in [0, 1], as `score` makes it.
         local_window: pairs nearer than this always take part.
         rotary_base: as in `layers.rotary`.
-        schedule, implementation: as in `attention.scattering_attention`.
+        schedule, axis_name, implementation: as in `attention.scattering_attention`.
 
     Returns:
         (B, T, W). Its gradient reaches the score only through the soft gate.
     """
-    parts = project(params, x, jnp.arange(x.shape[1], dtype=jnp.int32), rotary_base=rotary_base)
+    time = x.shape[1]
+    position = jnp.arange(time, dtype=jnp.int32)
+    if axis_name is not None:
+        position = position + jax.lax.axis_index(axis_name) * time
+    parts = project(params, x, position, rotary_base=rotary_base)
     size = parts.value.shape[-1]
     parts, scale = softened(params, parts, score)
     y = scattering_attention(
@@ -168,9 +176,10 @@ def apply(
         local_window=local_window,
         schedule=schedule,
         scale=scale,
+        axis_name=axis_name,
         implementation=implementation,
     )
-    return linear(y[..., :size].reshape(x.shape), params["out"])
+    return linear(y[..., :size].reshape(*x.shape[:-1], -1), params["out"])
 
 
 def calibrate(

@@ -103,7 +103,7 @@ def apply(
         )
 
     y = jax.vmap(jax.vmap(head), (0, 0, 0, 0, None))(query, key, value, mass, threshold)
-    return linear(jnp.swapaxes(y, 1, 2).reshape(x.shape), params["out"])
+    return linear(jnp.swapaxes(y, 1, 2).reshape(*x.shape[:-1], -1), params["out"])
 
 
 def extend(
@@ -134,7 +134,7 @@ def extend(
         )
 
     y, held = over_heads(head, held, *parts)
-    return linear(jnp.swapaxes(y, 1, 2).reshape(x.shape), params["out"]), held
+    return linear(jnp.swapaxes(y, 1, 2).reshape(*x.shape[:-1], -1), params["out"]), held
 
 
 def share(config: memory.Config, time: int) -> float:

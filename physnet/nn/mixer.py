@@ -96,6 +96,7 @@ def apply(
     state: greens.PropagateState | None = None,
     groups: int = 4,
     drop: Any = None,
+    axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Mixed:
     r"""Mix a sequence causally through resolvents of its own Hamiltonian.
@@ -107,12 +108,16 @@ def apply(
     for every potential. A strong potential reflects (short memory), one inside the band transmits
     with a phase.
 
+    Chains may be split over devices: with the columns of the other parameters and the rows of W_o
+    for some of them, and their share of the groups, the output is their part of a sum.
+
     Args:
         params: as `init` returns them; of `hamiltonian` alone, only the openness is computed.
         x: (..., T, W). bfloat16 is mixed in float32.
         state: what an earlier piece of the sequence returned; None at its start.
         groups: the waves are normalised in this many groups of channels.
         drop: a function drop(array, site) for dropout on potentials (0) and sources (1).
+        axis_name: the mesh axis that the sequence is split over, as in `greens.propagate`.
         implementation: as in `greens.propagate`.
 
     Returns:
@@ -136,8 +141,9 @@ def apply(
     width = params["potential"].shape[0]
     if x.ndim < 2 or x.shape[-2] == 0 or x.shape[-1] != width:
         raise ValueError(f"x must have shape (..., T >= 1, {width}), got {x.shape}")
-    if width % groups:
-        raise ValueError(f"groups must divide the width {width}, got {groups}")
+    channels = params["source"].shape[1] if "source" in params else width
+    if channels % groups:
+        raise ValueError(f"groups must divide the width {channels}, got {groups}")
     onsite = linear(x, params["potential"]).astype(jnp.float32)
     heads = onsite.shape[-1]
     if drop is not None:
@@ -147,7 +153,7 @@ def apply(
     eta = jnp.exp(params["log_eta"])
     energy = jax.lax.complex(jnp.zeros_like(eta), eta)
     hopping = jnp.exp(params.get("log_hopping", jnp.zeros_like(eta)))
-    bonds = onsite.shape[-1] - (state is None)
+    bonds = onsite.shape[-1] - (state is None and axis_name is None)
     hopping = jnp.broadcast_to(hopping[:, None], (heads, bonds))
     if "source" not in params:
         initial = None if state is None else state.green
@@ -157,6 +163,7 @@ def apply(
             energy,
             initial=initial,
             return_state=True,
+            axis_name=axis_name,
             implementation=implementation,
         )
         behind = greens.PropagateState(last, jnp.zeros((*last.shape, 0), last.dtype))
@@ -174,11 +181,12 @@ def apply(
         initial=state,
         return_green=True,
         return_state=True,
+        axis_name=axis_name,
         implementation=implementation,
     )
     wave = jnp.moveaxis(wave, -3, -2)  # (..., T, H, C)
     wave = jnp.stack([wave.real, wave.imag], -1).reshape(*x.shape[:-1], groups, -1)
-    wave = rms_norm(wave).reshape(x.shape) * _row(params["norm"], x.ndim)
+    wave = rms_norm(wave).reshape(*x.shape[:-1], channels) * _row(params["norm"], x.ndim)
     wave = wave.astype(x.dtype) * jax.nn.silu(linear(x, params["gate"]))
     return Mixed(linear(wave, params["out"]), _openness(green, eta), behind)
 

@@ -107,6 +107,7 @@ def riemannian_adam(
         Kochurov, Karimov and Kozlukov, "Geoopt: Riemannian optimization in PyTorch",
         arXiv 2005.02819.
     """
+    _charts.one_number(learning_rate=learning_rate)
     chart = _charts.chart(coordinates, curvature, retraction, project_eps)
     for name, value in (("b1", b1), ("b2", b2)):
         _charts.in_range(name, value, 0.0, 1.0)
@@ -120,7 +121,7 @@ def riemannian_adam(
         return RiemannianAdamState(jnp.zeros([], jnp.int32), mean, square, largest)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, RiemannianAdamState]:
-        _leaves.needs_params("riemannian_adam", params)
+        _leaves.needs_params("riemannian_adam", params, updates)
         _charts.points("riemannian_adam", params)
         count = jnp.asarray(optax.safe_increment(state.count))
         rate = _leaves.rate(learning_rate, state.count)

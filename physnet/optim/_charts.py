@@ -108,8 +108,6 @@ def chart(
 
 def one_curvature(curvature: ArrayLike) -> ArrayLike:
     """A scalar, or a ValueError where it is known not to be one positive number."""
-    if jnp.size(curvature) != 1:
-        raise ValueError(f"curvature must be one number, got shape {jnp.shape(curvature)}")
     in_range("curvature", curvature, 0.0, float("inf"), open_below=True)
     return jnp.reshape(curvature, ()) if jnp.ndim(curvature) else curvature
 
@@ -118,7 +116,9 @@ def in_range(
     name: str, value: ArrayLike, least: float, below: float, *, open_below: bool = False
 ) -> None:
     """A ValueError unless least <= value < below, where the value is known."""
-    known = _checks.concrete(value)
+    known = _checks.known(name, value)
+    if jnp.size(value) != 1:
+        raise ValueError(f"{name} must be one number, got shape {jnp.shape(value)}")
     if known is None:
         return
     inside = (known > least if open_below else known >= least) & (known < below)
@@ -130,7 +130,10 @@ def in_range(
 def one_number(**values: Any) -> None:
     """A ValueError that names what is neither a schedule nor one number."""
     for name, value in values.items():
-        if not callable(value) and jnp.ndim(value) > 0:
+        if callable(value):
+            continue
+        _checks.known(name, value)
+        if jnp.ndim(value) > 0:
             raise ValueError(f"{name} must be one number, got shape {jnp.shape(value)}")
 
 
@@ -138,4 +141,6 @@ def points(owner: str, params: Any) -> None:
     """An error unless every leaf is real floating and has an axis of coordinates."""
     for path, leaf in jax.tree.leaves_with_path(params):
         where = f"{owner}: params{jax.tree_util.keystr(path)}"
-        _checks.at_least_1d(where, _checks.real(where, leaf))
+        x = _checks.at_least_1d(where, _checks.real(where, leaf))
+        if x.shape[-1] == 0:
+            raise ValueError(f"{where} must have at least one coordinate, got shape {x.shape}")

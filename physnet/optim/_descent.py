@@ -36,6 +36,7 @@ def descent(
         inward: a derivative or vector, from the shape of a leaf to that of the manifold.
         outward: back, (x, leaf).
     """
+    _charts.one_number(learning_rate=learning_rate)
     if momentum is not None:
         _charts.in_range("momentum", momentum, 0.0, 1.0)
     elif nesterov:
@@ -49,7 +50,7 @@ def descent(
         return new_state(count, jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        _leaves.needs_params(owner, params)
+        _leaves.needs_params(owner, params, updates)
         check(owner, params)
         rate = _leaves.rate(learning_rate, state.count)
 

@@ -95,6 +95,8 @@ def ema_midpoint(
 
     def init(centroids: Float[Array, "k d"], *, mass: ArrayLike = 1.0) -> EmaMidpointState:
         centroids = _matrix("centroids", centroids)
+        if not len(centroids):
+            raise ValueError(f"centroids must be (k >= 1, d), got shape {centroids.shape}")
         _charts.in_range("mass", mass, 0.0, float("inf"))
         mass = jnp.broadcast_to(jnp.asarray(mass, centroids.dtype), centroids.shape[:1])
         return EmaMidpointState(centroids, mass)
@@ -109,9 +111,7 @@ def ema_midpoint(
         tokens = _matrix("tokens", tokens)
         old, mass = state
         tokens = tokens.astype(old.dtype)
-        assignment = jnp.asarray(assignment)
-        if not jnp.issubdtype(assignment.dtype, jnp.integer):
-            raise TypeError(f"assignment must be of integers, got dtype {assignment.dtype}")
+        assignment = _checks.integer("assignment", assignment)
         if tokens.shape[-1] != old.shape[-1] or assignment.shape != tokens.shape[:1]:
             raise ValueError(
                 f"tokens (n, {old.shape[-1]}) and assignment (n,) do not fit: got "

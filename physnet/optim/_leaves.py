@@ -34,9 +34,22 @@ def map_leaves(rule: Callable[..., tuple[Any, ...]], grads: Any, *trees: Any) ->
     return tuple(structure.unflatten(column) for column in results)
 
 
-def needs_params(owner: str, params: Any) -> None:
-    """A ValueError without the current points."""
+def needs_params(owner: str, params: Any, updates: Any) -> None:
+    """A ValueError without the current points, or where gradients (if given) have other shapes."""
     if params is None:
         raise ValueError(
             f"{owner} needs the current points: call update(grads, state, params), got params=None"
         )
+    for gradient, point in () if updates is None else pairs(updates, params):
+        if jnp.shape(gradient) != jnp.shape(point):
+            raise ValueError(
+                f"{owner}: updates must have the shapes of params, got {jnp.shape(gradient)} "
+                f"beside {jnp.shape(point)}"
+            )
+
+
+def pairs(grads: Any, tree: Any) -> list[tuple[Any, Any]]:
+    """Each gradient that is not None with its leaf of a tree."""
+    leaves, structure = jax.tree.flatten(grads, is_leaf=lambda x: x is None)
+    rows = zip(leaves, structure.flatten_up_to(tree), strict=True)
+    return [row for row in rows if row[0] is not None]

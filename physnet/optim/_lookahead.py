@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from physnet import _checks
 from physnet.optim import _charts, _leaves
 
 
@@ -70,13 +71,16 @@ def teleported_lookahead(
         Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in
         deep learning", ICML 2013, for the form with a look-ahead gradient.
     """
+    _charts.one_number(learning_rate=learning_rate)
     if momentum is not None:
         _charts.in_range("momentum", momentum, 0.0, 1.0)
 
     def init(params: Any) -> TeleportedLookaheadState:
         trace = None
         if momentum is not None:
-            trace = jax.tree.map(lambda x: jnp.zeros_like(_leaves.wide(x)), params)
+            trace = jax.tree.map(
+                lambda x: jnp.zeros_like(_leaves.wide(_checks.inexact("params", x))), params
+            )
         return TeleportedLookaheadState(jnp.zeros([], jnp.int32), trace)
 
     def update(
@@ -92,6 +96,12 @@ def teleported_lookahead(
         def one(grad, jump, old):
             if _absent(grad):
                 return grad, old
+            _checks.inexact("grads", grad)
+            if old is not None and jnp.shape(old) != jnp.shape(grad):
+                raise ValueError(
+                    f"grads must have the shapes of params, got {jnp.shape(grad)} beside "
+                    f"{jnp.shape(old)}"
+                )
             if jnp.shape(jump) != jnp.shape(grad):
                 raise ValueError(
                     f"teleported must have the shapes of grads, got {jnp.shape(jump)} for a leaf "

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from physnet import _checks
-from physnet.optim import _leaves
+from physnet.optim import _charts, _leaves
 from physnet.optim._polar_factor import polar_factor
 
 
@@ -39,8 +39,11 @@ def orthogonal_initializer(*, gain: float | Float[Array, ""] = 1.0) -> Callable[
         Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
         linear neural networks", ICLR 2014, arXiv:1312.6120.
     """
+    _charts.one_number(gain=gain)
 
     def init(key: Array, shape: Any, dtype: Any = float, **others: Any) -> Array:
+        _checks.key("key", key)
+        shape = tuple(_checks.positive_int("shape", n, minimum=0) for n in shape)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(f"dtype must be real floating, got {dtype}")
@@ -89,9 +92,10 @@ def orthogonal_retraction(*, gain: float | Float[Array, ""] = 1.0) -> optax.Grad
         Absil, Mahony and Sepulchre, "Optimization algorithms on matrix manifolds", Princeton 2008,
         section 4.1.1 (the polar retraction).
     """
+    _charts.one_number(gain=gain)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        _leaves.needs_params("orthogonal_retraction", params)
+        _leaves.needs_params("orthogonal_retraction", params, updates)
 
         def one(step, old):
             if step is None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
@@ -97,9 +98,10 @@ def path_integral_gradients(
         Maheswaranathan et al., "Guided evolutionary strategies: augmenting random search with
         surrogate gradients", ICML 2019, for mixing the two kinds.
     """
-    known = None if callable(weight) else _checks.concrete(weight)
-    if known is not None and not 0 <= known <= 1:
-        raise ValueError(f"weight must be in [0, 1], got {weight!r}")
+    known = None if callable(weight) else _checks.known("weight", weight)
+    one = callable(weight) or jnp.size(weight) == 1
+    if not one or (known is not None and not np.all((known >= 0) & (known <= 1))):
+        raise ValueError(f"weight must be one number in [0, 1], got {weight!r}")
     never = known is not None and known == 0
 
     def init(params: Any) -> PathIntegralGradientsState:
@@ -116,7 +118,7 @@ def path_integral_gradients(
         loss_args: tuple[Any, ...] = (),
         **others: Any,
     ) -> tuple[Any, PathIntegralGradientsState]:
-        _leaves.needs_params("path_integral_gradients", params)
+        _leaves.needs_params("path_integral_gradients", params, None)
         leaves, tree = jax.tree.flatten(params)
         chosen = _chosen(mask, params)
         grads = tree.flatten_up_to(updates)

@@ -89,6 +89,7 @@ def stiefel_adam(
         Edelman, Arias and Smith, "The geometry of algorithms with orthogonality constraints",
         SIAM J. Matrix Anal. Appl. 20 (1998), 303.
     """
+    _charts.one_number(learning_rate=learning_rate)
     manifold = _stiefel.Stiefel(metric, retraction)
     for name, value in (("b1", b1), ("b2", b2)):
         _charts.in_range(name, value, 0.0, 1.0)
@@ -101,7 +102,7 @@ def stiefel_adam(
         return StiefelAdamState(jnp.zeros([], jnp.int32), mean, square)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, StiefelAdamState]:
-        _leaves.needs_params("stiefel_adam", params)
+        _leaves.needs_params("stiefel_adam", params, updates)
         _stiefel.matrices("stiefel_adam", params)
         count = jnp.asarray(optax.safe_increment(state.count))
         rate = _leaves.rate(learning_rate, state.count)

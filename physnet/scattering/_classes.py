@@ -31,6 +31,9 @@ def class_of(score: Float[Array, "*#b T"], edges: Float[Array, "*#b e"]) -> Int[
         >>> class_of(jnp.array([0.1, 0.5, 0.9]), jnp.array([0.2, 0.5])).tolist()
         [0, 1, 2]
     """
+    score = _checks.at_least_1d("score", _checks.real("score", score))
+    edges = _checks.at_least_1d("edges", _checks.real("edges", edges))
+    _checks.broadcast(score=score.shape[:-1], edges=edges.shape[:-1])
     return jnp.sum(score[..., :, None] > edges[..., None, :], axis=-1, dtype=jnp.int32)
 
 
@@ -58,7 +61,8 @@ def default_edges(threshold: ArrayLike, *, length: int, block_size: int = 128) -
     tau = as_threshold(threshold, _float(threshold))
     if tau.ndim:
         raise ValueError(f"threshold must be a number, got shape {tau.shape}")
-    half = _half(length, block_size)
+    length = _checks.positive_int("length", length)
+    half = _half(length, _checks.positive_int("block_size", block_size))
     power = jnp.arange(2 * half, -1, -1, dtype=tau.dtype) / (2 * half)
     return jnp.sort(tau**power)
 
@@ -106,6 +110,8 @@ def class_edges(
     if ordered.shape[0] == 0:
         raise ValueError("sample must hold at least one score")
     classes = _checks.positive_int("classes", classes, minimum=2)
+    length = _checks.positive_int("length", length)
+    block_size = _checks.positive_int("block_size", block_size)
     tau = as_threshold(threshold, ordered.dtype)
     if tau.ndim:
         raise ValueError(f"threshold must be a number, got shape {tau.shape}")

@@ -41,10 +41,10 @@ def as_threshold(threshold: ArrayLike, dtype: np.dtype) -> Float[Array, "..."]:
     Raises:
         ValueError: It is known to be negative or NaN.
     """
-    known = _checks.concrete(threshold)
+    known = _checks.known("threshold", threshold)
     if known is not None and not np.all(known >= 0):
         raise ValueError(f"threshold must be >= 0 and not NaN, got {threshold!r}")
-    return jnp.asarray(threshold, dtype)
+    return _checks.array("threshold", threshold, dtype)
 
 
 def pair_gate(
@@ -137,8 +137,8 @@ def head_gate(score: Float[Array, "*b T N"], threshold: ArrayLike) -> Bool[Array
         [False, True]
     """
     score = _checks.real("score", score)
-    if score.ndim < 2:
-        raise ValueError(f"score must have shape (..., time, heads), got {score.shape}")
+    if score.ndim < 2 or score.shape[-2] == 0:
+        raise ValueError(f"score must have shape (..., time, heads), time > 0, got {score.shape}")
     return token_gate(jnp.max(as_score("score", score), axis=-2), threshold)
 
 
@@ -183,7 +183,7 @@ def block_gate(
     batch = _checks.broadcast(score=score.shape[:-1], threshold=bound.shape)
     short = -score.shape[-1] % size
     padded = jnp.pad(score, [(0, 0)] * (score.ndim - 1) + [(0, short)])
-    blocks = padded.reshape(*score.shape[:-1], -1, size)
+    blocks = padded.reshape(*score.shape[:-1], padded.shape[-1] // size, size)
     value = jnp.max(blocks, axis=-1) if reduce == "max" else jnp.sum(blocks, axis=-1)
     value = jnp.broadcast_to(value, (*batch, value.shape[-1]))
     return value > jnp.broadcast_to(bound, batch)[..., None]

@@ -50,7 +50,14 @@ def block_order(
     """
     size = _checks.positive_int("block_size", block_size)
     classes = _checks.positive_int("classes", classes)
+    token_class = _checks.at_least_1d("token_class", _checks.integer("token_class", token_class))
+    if not isinstance(position, np.ndarray):  # one that is known may be in order
+        position = _checks.integer("position", position)
+    if np.ndim(position) < 1:
+        raise ValueError("position must have at least one axis, got a scalar")
     length = token_class.shape[-1]
+    if position.shape[-1] not in (length, 1):
+        raise ValueError(f"position must have {length} tokens, got shape {position.shape}")
     batch = _checks.broadcast(token_class=token_class.shape, position=position.shape)[:-1]
     token_class = jnp.broadcast_to(token_class.astype(jnp.int32), (*batch, length))
     slots = size * block_count(length, block_size=size, classes=classes)

@@ -116,7 +116,9 @@ def schedule(
     size = _checks.positive_int("block_size", block_size)
     window = _checks.positive_int("local_window", local_window, minimum=0)
     query = _checks.at_least_1d("score", as_score("score", score))
-    key = query if key_score is None else as_score("key_score", key_score)
+    key = query
+    if key_score is not None:
+        key = _checks.at_least_1d("key_score", as_score("key_score", key_score))
     dtype = np.result_type(query.dtype, key.dtype)
     query, key = query.astype(dtype), key.astype(dtype)
     batch, length, span = query.shape[:-1], query.shape[-1], key.shape[-1]
@@ -129,14 +131,19 @@ def schedule(
             f"query_position and key_position must be given where queries ({length}) and keys "
             f"({span}) differ in number"
         )
-    tau = jnp.broadcast_to(as_threshold(threshold, dtype), batch)
+    tau = as_threshold(threshold, dtype)
+    if _checks.broadcast(score=batch, threshold=tau.shape) != batch:
+        raise ValueError(f"threshold must broadcast with the batch {batch}, got shape {tau.shape}")
+    tau = jnp.broadcast_to(tau, batch)
     places = (
         _positions("query_position", query_position, (*batch, length)),
         _positions("key_position", key_position, (*batch, span)),
     )
     alike = key_score is None and key_position is query_position
     if edges is not None:
-        edges = jnp.asarray(edges, dtype)
+        edges = _checks.at_least_1d("edges", _checks.array("edges", edges, dtype))
+        if edges.shape[:-1] not in ((), batch):
+            raise ValueError(f"edges must have the batch axes {batch} or none, got {edges.shape}")
         edges = jnp.broadcast_to(edges, (*batch, edges.shape[-1]))
         classes = edges.shape[-1] + 1
     classes = _checks.positive_int("classes", classes, minimum=1 if edges is not None else 2)
@@ -190,9 +197,7 @@ def _single(size, window, classes, is_causal, alike, query, key, tau, edges, pla
 def _positions(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if value is None:
         return None
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    array = _checks.integer(name, value)
     if array.shape not in (shape, shape[-1:]):
         raise ValueError(f"{name} must have shape {shape} or {shape[-1:]}, got {array.shape}")
     return jnp.broadcast_to(array.astype(jnp.int32), shape)

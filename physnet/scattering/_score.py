@@ -28,6 +28,7 @@ def score(
     causal: bool = True,
     initial: Complex[Array, "..."] | None = None,
     return_state: Literal[False] = False,
+    axis_name: str | None = None,
 ) -> Float[Array, "*e n"]: ...
 
 
@@ -45,6 +46,7 @@ def score(
     causal: bool = True,
     initial: Complex[Array, "..."] | None = None,
     return_state: Literal[True],
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, "*e n"], Complex[Array, "..."]]: ...
 
 
@@ -61,6 +63,7 @@ def score(
     causal: bool = True,
     initial: Complex[Array, "..."] | None = None,
     return_state: bool = False,
+    axis_name: str | None = None,
 ) -> Float[Array, "*e n"] | tuple[Float[Array, "*e n"], Complex[Array, "..."]]:
     r"""Scattering score of every site, in [0, 1].
 
@@ -74,8 +77,8 @@ def score(
 
     Args:
         onsite: a (..., n), real.
-        hopping: b (..., n-1), real or complex; (..., n) when `initial` is given, as in
-            `greens.left`.
+        hopping: b (..., n-1), real or complex; (..., n) when `initial` or `axis_name` is given, as
+            in `greens.left`.
         kind: Which score.
         center, radius, order: Of "window", as in `greens.window`; not used by the others.
         energy: Of "ldos" and "abs": E, real; or the complex z = E + i eta itself.
@@ -83,6 +86,7 @@ def score(
         causal: Half-line Green's function; False sees the whole chain, later sites too.
         initial: Causal only: the state that `return_state` gave, to go on from when decoding.
         return_state: Causal only: also return the state behind the last site.
+        axis_name: Causal only: the mesh axis that the sites are split over, as in `greens.left`.
 
     Returns:
         (..., n), real, within [0, 1]: rounding is clipped, the gradient passes through. With
@@ -104,18 +108,28 @@ def score(
         raise ValueError(
             "initial and return_state need causal=True: a two-sided chain has no state"
         )
+    if axis_name is not None and not causal:
+        raise ValueError(f"axis_name needs causal=True, got {axis_name!r}")
     if kind == "window":
         options: dict[str, Any] = {"center": center, "radius": radius, "order": order}
         if not causal:
             return greens.window(onsite, hopping, **options)
         share, state = greens.window(
-            onsite, hopping, **options, causal=True, initial=initial, return_state=True
+            onsite,
+            hopping,
+            **options,
+            causal=True,
+            initial=initial,
+            return_state=True,
+            axis_name=axis_name,
         )
         return (share, state) if return_state else share
     z = _complex_energy(energy, eta)
     if not causal:
         return _bounded(greens.diagonal(onsite, hopping, z), z, kind)
-    green, state = greens.left(onsite, hopping, z, initial=initial, return_state=True)
+    green, state = greens.left(
+        onsite, hopping, z, initial=initial, return_state=True, axis_name=axis_name
+    )
     values = _bounded(green, z, kind)
     return (values, state) if return_state else values
 

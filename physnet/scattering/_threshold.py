@@ -49,7 +49,7 @@ def threshold_for_density(score: Float[Array, "*b T"], density: ArrayLike) -> Fl
     length = score.shape[-1]
     if length == 0:
         raise ValueError("score must have at least one token, got T = 0")
-    known = _checks.concrete(density)
+    known = _checks.known("density", density)
     if known is not None and not np.all((known >= 0) & (known <= 1)):
         raise ValueError(f"density must be in [0, 1], got {density!r}")
     limit = _digits(density, known, length)

@@ -17,6 +17,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
+from physnet import _varying
+
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """function(*arguments), compiled by itself; it may not close over tracers."""
@@ -34,11 +36,17 @@ def _open(jaxpr: core.ClosedJaxpr) -> core.ClosedJaxpr:
 
 
 def _fence(leaves: list[Any]) -> list[Any]:
-    """A barrier to the compiler; keys are integers, the same however they are computed."""
-    plain = [i for i, x in enumerate(leaves) if not jnp.issubdtype(x.dtype, jax.dtypes.extended)]
-    found = list(leaves)
-    for i, x in zip(plain, lax.optimization_barrier([leaves[i] for i in plain]), strict=True):
-        found[i] = x
+    """A barrier to the compiler; keys are integers, the same however they are computed.
+
+    One for all that varies over the same axes of a `shard_map`: a barrier makes its operands alike.
+    """
+    found, groups = list(leaves), {}
+    for i, x in enumerate(leaves):
+        if not jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            groups.setdefault(_varying.axes(x), []).append(i)
+    for plain in groups.values():
+        for i, x in zip(plain, lax.optimization_barrier([leaves[i] for i in plain]), strict=True):
+            found[i] = x
     return found
 
 

@@ -69,7 +69,7 @@ def strong(x: Any) -> Array:
 
 def number(name: str, value: Any, like: Any) -> Float[Array, ""]:
     """A finite real scalar; a Python number takes the widest dtype of `like`, float32 at least."""
-    known = _checks.concrete(value)
+    known = _checks.known(name, value)
     if known is not None and known.dtype.kind in "iu":
         value = float(known) if known.shape == () else value
     if isinstance(value, (float, int)):
@@ -86,7 +86,7 @@ def number(name: str, value: Any, like: Any) -> Float[Array, ""]:
 
 def damping(value: Any, like: Any) -> Float[Array, ""] | None:
     """The friction, or None where it is known to be 0."""
-    known = _checks.concrete(value)
+    known = _checks.known("friction", value)
     value = number("friction", value, like)
     return None if known is not None and not known.any() else value
 
@@ -105,6 +105,7 @@ def per_step(inputs: Any, steps: Any) -> int:
 
 def checked(force: Force, name: str = "force(params, position, input)") -> Force:
     """`force`, with an error unless it returns what is like the position, in its dtypes."""
+    _checks.function(name.partition("(")[0], force)
 
     def call(params: Any, position: Any, given: Any) -> Any:
         pull = force(params, position, given)

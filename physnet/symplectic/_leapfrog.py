@@ -163,6 +163,7 @@ def energy(
         12.5
     """
     position, momentum = _arguments.state(state)
+    _checks.function("potential", potential)
     value = _checks.real("potential(params, position, input)", potential(params, position, input))
     if value.shape != ():
         raise ValueError(

@@ -1,6 +1,5 @@
 """Which drifts and kicks make one step, and what one of them does."""
 
-import functools
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -13,7 +12,6 @@ Scheme: TypeAlias = Literal["drift-kick-drift", "kick-drift-kick"]
 Stage: TypeAlias = tuple[Literal["drift", "kick"], float]
 
 
-@functools.cache
 def stages(scheme: str, order: int) -> tuple[Stage, ...]:
     """The palindrome of one step: ("drift" or "kick", its share of the step size), ...
 

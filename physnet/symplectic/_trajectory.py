@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.extend import core
 from jaxtyping import Array, Float
 
+from physnet import _varying
 from physnet.symplectic import _apart, _info, _lattice, _leapfrog, _schedule
 
 
@@ -45,14 +47,22 @@ class Operands(NamedTuple):
 
 
 def closed(force: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], Any]:
-    """`force` with what it closes over as a first argument, and that."""
+    """`force` with what it closes over as a first argument, and that.
+
+    In a shard_map what is captured will vary as the arguments do. Known constants then stay where
+    they are: what the trace made of them has the types of constants, which do not.
+    """
     jaxpr, shape = jax.make_jaxpr(force, return_shape=True)(*arguments)
+    sharded = bool(_varying.axes(arguments))
+    known = [sharded and not isinstance(x, Tracer) for x in jaxpr.consts]
 
     def call(captured: Any, *arguments: Any) -> Any:
-        whole = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr.jaxpr, captured))
+        rest = iter(captured)
+        consts = [x if k else next(rest) for x, k in zip(jaxpr.consts, known, strict=True)]
+        whole = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr.jaxpr, consts))
         return jax.tree.unflatten(jax.tree.structure(shape), whole(*jax.tree.leaves(arguments)))
 
-    return call, jaxpr.consts
+    return call, [x for x, k in zip(jaxpr.consts, known, strict=True) if not k]
 
 
 def values(plan: Plan, state: Any) -> Any:

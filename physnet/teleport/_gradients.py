@@ -49,7 +49,13 @@ def gradients(
         >>> print(local, teleported.round(3))        # the last layer has nothing to jump over
         [0.5 0.5] [0.1 0. ]
     """
+    _checks.function("loss", loss)
+    for leaf in jax.tree.leaves(params):
+        _checks.real("params", leaf)
     strength = _checks.real("strength", strength)
+    if strength.weak_type:  # a Python number follows the parameters, also under x64
+        kinds = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+        strength = strength.astype(jnp.result_type(jnp.float32, *kinds))
     derivative = jax.value_and_grad(loss)
     value, local = derivative(params, jnp.zeros_like(strength))
     total = derivative(params, strength)[1]

@@ -99,6 +99,7 @@ def scan(
         sums over the paths through residual connections).
     """
     _checks.one_of("mode", mode, ("dyson", "chain", "ghost", "gated"))
+    _checks.function("layer", layer)
     layers = _checks.stacked("params", params, "layers", least=0)
     form = _propagator.propagator(propagator, layers)
     strength = _per_layer("strength", strength, layers)
@@ -211,7 +212,9 @@ def _gated(
             )
         measured = form.rho
     measured = _per_layer("measured", measured, layers)
-    gate = jnp.asarray(gate, measured.dtype)
+    gate = _checks.array("gate", gate, measured.dtype)
+    if gate.shape not in ((), measured.shape):
+        raise ValueError(f"gate must be a number or {measured.shape}, got shape {gate.shape}")
     return jnp.where(jnp.abs(measured) >= gate, strength, jnp.zeros_like(strength))
 
 

@@ -21,6 +21,10 @@ def call(query, key, value, score, threshold=0.1, **options):
     return attention.scattering_attention(query, key, value, score, threshold=threshold, **options)
 
 
+def ones(shape, dtype):
+    return jax.device_put(np.ones(shape, dtype))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -28,17 +32,17 @@ def call(query, key, value, score, threshold=0.1, **options):
         ({"threshold": float("nan")}, ValueError, "threshold must be >= 0"),
         ({"threshold": np.ones(3, np.float32)}, ValueError, r"one entry a head \(4,\)"),
         ({"score": None}, ValueError, "score must be given"),
-        ({"score": jnp.ones((2, 7), jnp.float32)}, ValueError, r"score must have shape \(2, 8\)"),
-        ({"score": jnp.ones((2, 8), jnp.int32)}, TypeError, "score must be a real floating"),
-        ({"key_score": jnp.ones((2, 9), jnp.float32)}, ValueError, "key_score must have shape"),
-        ({"query": jnp.ones((2, 8, 3, 8), jnp.float32)}, ValueError, "multiple of key's 2 heads"),
-        ({"query": jnp.ones((2, 8, 4, 8), jnp.bfloat16)}, TypeError, "key must be bfloat16"),
-        ({"query": jnp.ones((8, 4, 8), jnp.float32)}, ValueError, "key must have shape"),
-        ({"value": jnp.ones((2, 8, 2, 4), jnp.float32)}, ValueError, "value must have the shape"),
-        ({"key": jnp.ones((2, 9, 2, 8), jnp.float32), "value": jnp.ones((2, 9, 2, 8), jnp.float32)},
+        ({"score": ones((2, 7), jnp.float32)}, ValueError, r"score must have shape \(2, 8\)"),
+        ({"score": ones((2, 8), jnp.int32)}, TypeError, "score must be a real floating"),
+        ({"key_score": ones((2, 9), jnp.float32)}, ValueError, "key_score must have shape"),
+        ({"query": ones((2, 8, 3, 8), jnp.float32)}, ValueError, "multiple of key's 2 heads"),
+        ({"query": ones((2, 8, 4, 8), jnp.bfloat16)}, TypeError, "key must be bfloat16"),
+        ({"query": ones((8, 4, 8), jnp.float32)}, ValueError, "key must have shape"),
+        ({"value": ones((2, 8, 2, 4), jnp.float32)}, ValueError, "value must have the shape"),
+        ({"key": ones((2, 9, 2, 8), jnp.float32), "value": ones((2, 9, 2, 8), jnp.float32)},
          ValueError, "key_score must be given"),
-        ({"query_position": jnp.ones((2, 8), jnp.float32)}, TypeError, "must be integers"),
-        ({"segment_ids": jnp.ones((3, 8), jnp.int32)}, ValueError, "segment_ids must have shape"),
+        ({"query_position": ones((2, 8), jnp.float32)}, TypeError, "must be integers"),
+        ({"segment_ids": ones((3, 8), jnp.int32)}, ValueError, "segment_ids must have shape"),
         ({"local_window": -1}, ValueError, "local_window must be >= 0"),
         ({"scale": float("inf")}, ValueError, "scale must be a finite"),
         ({"implementation": "cudnn"}, NotImplementedError, "'xla'"),

@@ -2,20 +2,13 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import kv_memory
 import numpy as np
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from kv import (  # noqa: E402
+from kv import (
     boundary,
     dense,
     eviction,
@@ -28,7 +21,7 @@ from kv import (  # noqa: E402
     results,
     tasks,
 )
-from kv.model import rotate  # noqa: E402
+from kv.model import rotate
 
 T, D = 64, 16
 
@@ -41,8 +34,10 @@ def ranks():
 
 @pytest.fixture
 def head():
-    q, k, v = jax.random.normal(jax.random.key(0), (3, T, D), jnp.float32)
-    return q, k, v, jax.nn.sigmoid(jax.random.normal(jax.random.key(1), (T,)))
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(3, T, D)).astype(np.float32)
+    score = 1 / (1 + np.exp(-rng.normal(size=T)))
+    return tuple(map(jax.device_put, (q, k, v, score.astype(np.float32))))
 
 
 def reference(q, k, v, seen):
@@ -56,13 +51,17 @@ def reference(q, k, v, seen):
     return np.stack(out)
 
 
+turned = jax.jit(rotate)
+
+
 def rotated(x):
-    return rotate(x, jnp.arange(len(x), dtype=x.dtype))
+    return np.asarray(turned(x, np.arange(len(x), dtype=x.dtype)))
 
 
 def test_each_question_has_its_answer_in_the_prompt():
     task = tasks.Task(context=128, pairs=12, span=12)
-    tokens, wanted = map(np.asarray, tasks.sequences(task, jax.random.key(0), 4))
+    sequences = jax.jit(tasks.sequences, static_argnums=(0, 2))
+    tokens, wanted = map(np.asarray, sequences(task, jax.random.key(0), 4))
     assert tokens.shape == (16, 128)
     assert tokens.max() < task.vocab_size
     for index, (row, want) in enumerate(zip(tokens, wanted, strict=True)):
@@ -91,16 +90,14 @@ def test_windows_tile_the_text():
 
 def test_full_and_window_are_attention_over_these_tokens(head):
     q, k, v, _ = head
-    np.testing.assert_allclose(
-        dense.full(None, *head), reference(q, k, v, lambda t: range(t + 1)), atol=1e-5
-    )
-    out, loss = dense.taught(None, *head)
-    np.testing.assert_allclose(out, dense.full(None, *head), atol=1e-6)
+    whole = jax.jit(dense.full)(None, *head)
+    np.testing.assert_allclose(whole, reference(q, k, v, lambda t: range(t + 1)), atol=1e-5)
+    out, loss = jax.jit(dense.taught)(None, *head)
+    np.testing.assert_allclose(out, whole, atol=1e-6)
     assert loss > 0
     seen = lambda t: {j for j in range(t + 1) if j < 4 or t - j < 12}  # noqa: E731
-    np.testing.assert_allclose(
-        eviction.window(16)(None, *head), reference(q, k, v, seen), atol=1e-5
-    )
+    near = jax.jit(eviction.window(16))(None, *head)
+    np.testing.assert_allclose(near, reference(q, k, v, seen), atol=1e-5)
 
 
 def test_h2o_keeps_the_heavy_and_the_recent(head):
@@ -117,59 +114,66 @@ def test_h2o_keeps_the_heavy_and_the_recent(head):
         last = list(range(first + block - recent, first + block))
         others = [j for j in {*alive, *range(first, first + block)} if j not in last]
         alive = sorted([*sorted(others, key=lambda j: -mass[j])[:heavy], *last])
-    mask = np.asarray(eviction.h2o_mask(jnp.asarray(scores, jnp.float32), tokens=tokens))
+    kept = jax.jit(eviction.h2o_mask, static_argnames="tokens")
+    mask = np.asarray(kept(np.float32(scores), tokens=tokens))
     np.testing.assert_array_equal(mask, expected)
     assert mask.sum(1).max() <= tokens
 
 
 def test_snapkv_keeps_what_the_last_queries_vote_for():
-    scores = jnp.zeros((T * 2, T * 2)).at[96 - 32 : 96, 10].set(20.0)
-    mask = np.asarray(eviction.snapkv_mask(scores, tokens=32 + 7))
+    kept = jax.jit(eviction.snapkv_mask, static_argnames=("tokens", "shown"))
+    scores, told = np.zeros((2, T * 2, T * 2), np.float32)
+    scores[96 - 32 : 96, 10] = 20.0
+    mask = np.asarray(kept(scores, tokens=32 + 7))
     assert mask[96].sum() == 7 + 32  # the vote is pooled over seven tokens
     assert set(np.flatnonzero(mask[100])) == {*range(7, 14), *range(69, 101)}
     np.testing.assert_array_equal(mask[:96], np.tril(np.ones((128, 128), bool))[:96])
-    told = jnp.zeros((T * 2, T * 2)).at[96:, 40].set(20.0)
-    assert np.asarray(eviction.snapkv_mask(told, tokens=39, shown=True))[127, 40]
-    assert not np.asarray(eviction.snapkv_mask(told, tokens=39))[127, 40]
+    told[96:, 40] = 20.0
+    assert np.asarray(kept(told, tokens=39, shown=True))[127, 40]
+    assert not np.asarray(kept(told, tokens=39))[127, 40]
 
 
 def test_quantised_cache(head):
     q, k, v, s = head
     x = np.asarray(k)
     for bits in (2, 4):
-        error = np.abs(np.asarray(quantised.quantise(k, bits, 0)) - x)
+        error = np.abs(
+            np.asarray(jax.jit(quantised.quantise, static_argnums=(1, 2))(k, bits, 0)) - x
+        )
         step = (x.max(0) - x.min(0)) / (2**bits - 1)
         assert (error <= 0.52 * step + 0.03).all()
         assert error.mean() > 0.1 * step.mean()
-    near = quantised.quantised(12)(None, *head)
-    np.testing.assert_allclose(near, dense.full(None, *head), atol=0.03)
+    near = jax.jit(quantised.quantised(12))(None, *head)
+    np.testing.assert_allclose(near, jax.jit(dense.full)(None, *head), atol=0.03)
     seen = lambda t: {j for j in range(t + 1) if j < 4 or t // 32 == j // 32}  # noqa: E731
-    own = quantised.quantised(2, 0)(None, *head)
+    own = jax.jit(quantised.quantised(2, 0))(None, *head)
     np.testing.assert_allclose(own, reference(q, k, v, seen), atol=1e-5)
     # 32 tokens of keys and values in 2 bits, their scales and zeros; a group and 4 sinks exact.
     one = 32 * 2 * D * 2 / 8 + 4 * D + 4 * 32
     assert quantised.quantised_bytes(1, 2, D) == one + 36 * 4 * D
-    slope = jax.grad(lambda k: jnp.sum(quantised.quantised(2)(None, q, k, v, s) ** 2))(k)
+    loss = lambda k: jnp.sum(quantised.quantised(2)(None, q, k, v, s) ** 2)  # noqa: E731
+    slope = jax.jit(jax.grad(loss))(k)
     assert np.abs(np.asarray(slope)[:32]).min() >= 0
     assert np.abs(np.asarray(slope)[:16]).max() > 0
 
 
 def test_low_rank_is_exact_at_full_rank(head):
     _, k, v, _ = head
-    whole = dense.full(None, *head)
-    np.testing.assert_allclose(lowrank.svd(D)(None, *head), whole, atol=0.05)
+    whole = jax.jit(dense.full)(None, *head)
+    np.testing.assert_allclose(jax.jit(lowrank.svd(D))(None, *head), whole, atol=0.05)
     basis = np.linalg.svd(np.asarray(k[:48], np.float64))[2][:3].T
-    own = np.asarray(lowrank.leading(k[:48], 3), np.float64)
+    own = np.asarray(jax.jit(lowrank.leading, static_argnums=1)(k[:48], 3), np.float64)
     np.testing.assert_allclose(own @ own.T, basis @ basis.T, atol=1e-4)
-    start = lowrank.latent_start(k, v, D)
-    np.testing.assert_allclose(lowrank.latent(start, *head), whole, atol=0.05)
+    start = jax.jit(lowrank.latent_start, static_argnums=2)(k, v, D)
+    np.testing.assert_allclose(jax.jit(lowrank.latent)(start, *head), whole, atol=0.05)
 
 
 def test_levels_are_a_binary_counter_of_means():
     length, per_level, near = 512, 2, 32
-    q, k, v = jax.random.normal(jax.random.key(2), (3, length, D))
+    q, k, v = np.random.default_rng(2).normal(size=(3, length, D)).astype(np.float32)
     own = levels.levels_start(length, D)
-    out = np.asarray(levels.levels(per_level, near)(own, q, k, v, None))
+    out = np.asarray(jax.jit(levels.levels(per_level, near))(own, q, k, v, None))
+    turned_k, turned_q = rotated(k), rotated(q)
     block = levels.BLOCK
     counter: list[list[list[int]]] = []  # level -> slots -> blocks, pushed one by one
     most = 0
@@ -186,16 +190,16 @@ def test_levels_are_a_binary_counter_of_means():
         most = max(most, len(slots))
         t = b * block + block // 2
         recent = [j for j in range(t + 1) if b - j // block <= near // block]
-        keys, values, weight = [rotated(k)[jnp.array(recent)]], [v[jnp.array(recent)]], []
+        keys, values, weight = [turned_k[recent]], [v[recent]], []
         for slot in slots:
             tokens = np.concatenate([np.arange(c * block, (c + 1) * block) for c in slot])
-            keys.append(rotate(k[tokens].mean(0), jnp.float32(tokens.mean()))[None])
+            keys.append(np.asarray(turned(k[tokens].mean(0), np.float32(tokens.mean())))[None])
             values.append(v[tokens].mean(0)[None])
             weight.append(np.log(len(tokens)))
-        logits = np.asarray(rotated(q)[t] @ jnp.concatenate(keys).T) / D**0.5
+        logits = turned_q[t] @ np.concatenate(keys).T / D**0.5
         logits[len(recent) :] += weight
         share = np.exp(logits - logits.max())
-        expected = share @ np.asarray(jnp.concatenate(values)) / share.sum()
+        expected = share @ np.concatenate(values) / share.sum()
         np.testing.assert_allclose(out[t], expected, atol=0.02)
     assert most <= levels.most_slots(length, per_level)
 
@@ -229,18 +233,21 @@ def test_sizes_of_peers_fit_their_bytes():
 
 
 def test_what_is_lost_and_what_is_not():
-    x = jax.random.normal(jax.random.key(3), (20, 5))
-    pattern = jnp.int32(0)
+    x = np.random.default_rng(3).normal(size=(20, 5)).astype(np.float32)
+    packets = jax.jit(losses.packets, static_argnums=0)
+
+    def of(way, share):
+        maps = np.asarray(losses.operators(way, 20, share))
+        return maps, maps[0] @ np.asarray(packets(way, x, np.int32(0)))
+
     for way in losses.WAYS:
-        whole = losses.operators(way, 20, 0.0)[0] @ losses.packets(way, x, pattern)
-        np.testing.assert_allclose(whole, x, atol=2e-3)
-    kept = losses.operators("unprotected", 20, 0.25)[0] @ x
-    assert (np.abs(np.asarray(kept)).max(1) == 0).sum() == 5
-    twice = [o.any(1).sum() for o in losses.operators("replicated", 20, 0.25)]
+        np.testing.assert_allclose(of(way, 0.0)[1], x, atol=2e-3)
+    assert (np.abs(of("unprotected", 0.25)[1]).max(1) == 0).sum() == 5
+    twice = [o.any(1).sum() for o in of("replicated", 0.25)[0]]
     assert 15 < np.mean(twice) < 20  # both copies of some are among the 10 of 40 that are lost
-    coded = losses.operators("coded", 20, 0.25)[0] @ losses.packets("coded", x, pattern)
+    maps, coded = of("coded", 0.25)
     np.testing.assert_allclose(coded, x, atol=2e-3)
-    assert losses.operators("coded", 20, 0.25).shape == (losses.PATTERNS, 20, 40)
+    assert maps.shape == (losses.PATTERNS, 20, 40)
 
 
 @pytest.mark.parametrize(("bits", "biased"), [(None, True), (4, False)])
@@ -250,9 +257,10 @@ def test_parallel_form_is_the_memory(bits, biased):
 
     config = memory.Config(8, 8, 2, 12, 2, 5, bits, recency=None if bits else 40.0)
     alone = memory.Config(8, 8, 2, 12, 2, 0, bits)
-    q, k, v = jax.random.normal(jax.random.key(4), (3, 2 * T, D), jnp.float32)
-    s = jax.nn.sigmoid(3 * jax.random.normal(jax.random.key(5), (2 * T,), jnp.float32))
-    own = jnp.linspace(-0.1, 0.1, 5, dtype=jnp.float32)  # of five levels
+    rng = np.random.default_rng(4)
+    q, k, v = rng.normal(size=(3, 2 * T, D)).astype(np.float32)
+    s = np.float32(1 / (1 + np.exp(-3 * rng.normal(size=2 * T))))
+    own = np.linspace(-0.1, 0.1, 5, dtype=np.float32)  # of five levels
     for sizes, atol in ((config, 0.06 if bits else 2e-5), (alone, 2e-5)):
         given = own[: sizes.levels]
 
@@ -278,11 +286,12 @@ def test_entries_handed_over_are_those_of_the_memory(head):
     config = boundary.size(4096, D, length=T, bits=None)
     whole = jax.jit(boundary.boundary(config))(None, q, k, v, s)
     maps = losses.operators("coded", losses.entries_of(config), 0.25)[0]
-    k, v = (x.astype(jnp.bfloat16).astype(jnp.float32) for x in (k, v))
+    k, v = (np.asarray(x).astype(jnp.bfloat16).astype(np.float32) for x in (k, v))
     damaged = jax.jit(functools.partial(losses.damaged, config, "coded"))
-    entries = damaged(maps, jnp.int32(0), (k[:48], v[:48], s[:48]))
-    own = losses.attend_tail(entries, *(x[48:] for x in (q, k, v, s)), first=48)
-    np.testing.assert_allclose(own[0], whole[48], atol=0.05)
+    entries = damaged(maps, np.int32(0), (k[:48], v[:48], s[:48]))
+    tail = jax.jit(losses.attend_tail, static_argnames="first")
+    own = np.asarray(tail(entries, *(np.asarray(x)[48:] for x in (q, k, v, s)), first=48))
+    np.testing.assert_allclose(own[0], np.asarray(whole)[48], atol=0.05)
 
 
 def test_front_and_pairs():
@@ -297,23 +306,13 @@ def test_front_and_pairs():
 
 
 @pytest.mark.slow
-def test_script(tmp_path):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+def test_script(tmp_path, run_main):
     output, picture = tmp_path / "r.json", tmp_path / "p.png"
-    text = BENCHMARKS / "kv_memory.py"
-    command = [sys.executable, str(text), "--preset", "smoke", "--seeds", "2", "--text", str(text)]
-    command += ["--output", str(output), "--compilers", "1"]
+    options = ["--preset", "smoke", "--seeds", "2", "--text", kv_memory.__file__]
+    options += ["--output", output, "--compilers", "1"]
 
     def run(*more):
-        done = subprocess.run(
-            [*command, *more],
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
+        run_main(kv_memory, *options, *more, pools=[kv_memory])
         return json.loads(output.read_text())["rows"]
 
     rows = run("--data", "recall", "--only", "bf16")

@@ -2,36 +2,19 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import ensemble
+import information_density
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def run(name: str, *arguments: object) -> str:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *map(str, arguments)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+import sparsity
 
 
 @pytest.mark.slow
-def test_sparsity_measures_every_rule(tmp_path):
-    out = run("sparsity", "--output", tmp_path / "r.json")
+def test_sparsity_measures_every_rule(tmp_path, run_main):
+    out = run_main(sparsity, "--quick", "--output", tmp_path / "r.json", pools=[ensemble])
     report = json.loads((tmp_path / "r.json").read_text())
     rows = {row["gate"]: row for row in report["with the resolvent mixer"]}
     assert len(rows) == 8
@@ -49,9 +32,10 @@ def test_sparsity_measures_every_rule(tmp_path):
 
 
 @pytest.mark.slow
-def test_information_density_gives_a_verdict(tmp_path):
+def test_information_density_gives_a_verdict(tmp_path, run_main):
     picture = tmp_path / "p.png"
-    out = run("information_density", "--output", tmp_path / "r.json", "--picture", picture)
+    files = "--output", tmp_path / "r.json", "--picture", picture
+    out = run_main(information_density, "--quick", *files, pools=[ensemble])
     report = json.loads((tmp_path / "r.json").read_text())
     for title in ("with the resolvent mixer", "attention alone"):
         found = report[title]
@@ -71,25 +55,23 @@ def test_the_scattering_row_is_bk_core():
 
     from physnet.models import bk_core
 
-    # Compiling is all that takes time here.
-    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     config = BKCoreConfig(
         11, layers=2, heads=2, width=16, chains=4, mixer=False, density=0.5, local_window=3
     )
     section = Section(config, Training(), 1, (Row(WINDOW, 1.0), Row(SCATTERING, 0.5)))
     params = jax.tree.map(
-        lambda leaf: jnp.stack([leaf, leaf]), jit(section.init)(jax.random.key(0))
+        lambda leaf: jnp.stack([leaf, leaf]), jax.jit(section.init)(jax.random.key(0))
     )
     windows = jax.random.randint(jax.random.key(1), (3, 25), 0, 11)
     tokens, targets = windows[:, :-1], windows[:, 1:]
-    params = jit(section.calibrate)(params, windows)
-    nats, share = jit(section.evaluate)(params, windows)
+    params = jax.jit(section.calibrate)(params, windows)
+    nats, share = jax.jit(section.evaluate)(params, windows)
 
-    plain = jit(functools.partial(bk_core.init, config))(jax.random.split(jax.random.key(0))[0])
-    apply = jit(functools.partial(bk_core.apply, config, return_info=True))
+    plain = jax.jit(functools.partial(bk_core.init, config))(jax.random.split(jax.random.key(0))[0])
+    apply = jax.jit(functools.partial(bk_core.apply, config, return_info=True))
     logits, _ = apply(plain, tokens)
     np.testing.assert_allclose(nats[0], step.losses(logits, targets), atol=1e-5)
-    calibrated = jit(functools.partial(bk_core.calibrate, config))(plain, tokens)
+    calibrated = jax.jit(functools.partial(bk_core.calibrate, config))(plain, tokens)
     logits, info = apply(calibrated, tokens)
     np.testing.assert_allclose(nats[1], step.losses(logits, targets), atol=1e-5)
     np.testing.assert_allclose(share, [1.0, info["kept_pairs"]], atol=1e-6)

@@ -63,10 +63,11 @@ PUBLIC = {
     "physnet.nn.witten": "init apply extend State WittenLayer",
     "physnet.nn.mera": "MERA",
     "physnet.nn.hamiltonian": "init apply positions",
-    "physnet.models.bk_core": "BKCore BKCoreConfig init apply calibrate pairs generate "
+    "physnet.models": "bk_core transformer Axes",
+    "physnet.models.bk_core": "BKCore BKCoreConfig init apply partition calibrate pairs generate "
     "extend init_cache fit_cache Cache LayerCache isometry_penalty probe_layers refine Refined "
     "Search allot beyond gate_quantiles shares_of with_shares",
-    "physnet.models.transformer": "TransformerConfig init apply init_cache extend Cache",
+    "physnet.models.transformer": "TransformerConfig init apply partition init_cache extend Cache",
 }
 NAMES = [(module, name) for module, names in PUBLIC.items() for name in names.split()]
 
@@ -136,9 +137,18 @@ def test_signature_has_arrays_first_and_options_by_keyword(function):
 
 
 # Trees of parameters or caches have no one shape; the others take and give plain numbers.
-SHAPELESS = ("init", "init_cache", "fit_cache", "check", "configure", "slots", "surface_slots")
+SHAPELESS = (
+    "init",
+    "init_cache",
+    "fit_cache",
+    "check",
+    "configure",
+    "slots",
+    "surface_slots",
+    "partition",
+)
 SHAPELESS += ("step", "ask", "defaults", "gradient", "sharded_step")  # trees of parameters too
-SHAPELESS += ("all_levels", "level_sizes", "exponentials", "erasure_threshold")
+SHAPELESS += ("all_levels", "level_sizes", "exponentials", "erasure_threshold", "happy_code")
 
 
 @functions

@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from physnet import dyson
 
-ONE, KEY, W, H = jnp.eye(3), jax.random.key(0), jnp.ones((2, 3, 3)), jnp.ones(3)
+KEY = jax.random.key(0)
+ONE, W, H = jax.device_put((np.eye(3), np.ones((2, 3, 3)), np.ones(3)))
 
 
 def layer(w, h):

@@ -31,7 +31,7 @@ def as_by_default():
 def plain():
     """Parameters, a batch, and the value and gradient of backpropagation."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), broadcasting():
-        params = RESIDUAL.init(jax.random.key(0), False)
+        params = jax.jit(RESIDUAL.init, static_argnums=1)(jax.random.key(0), False)
         x, y = (part[:8] for part in DIGITS.train)
         loss = jax.jit(jax.value_and_grad(lambda p: RESIDUAL.last(p, RESIDUAL.apply(p, x), y)[0]))
         return params, (x, y, jax.random.key(1), 0.5), *loss(params)
@@ -39,9 +39,9 @@ def plain():
 
 def distance(a, b):
     """The largest difference, in units of the largest entry of b."""
-    largest = max(jnp.max(jnp.abs(x)) for x in jax.tree.leaves(b))
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return float(max(jnp.max(jnp.abs(x - y)) for x, y in pairs) / largest)
+    a, b = (list(map(np.asarray, jax.tree.leaves(tree))) for tree in (a, b))
+    largest = max(np.max(np.abs(x)) for x in b)
+    return float(max(np.max(np.abs(x - y)) for x, y in zip(a, b, strict=True)) / largest)
 
 
 def test_born_series_ends_in_backpropagation(plain):
@@ -62,9 +62,10 @@ def test_born_series_of_order_0_runs_along_skip_connections_alone():
     """Post-norm: each layer's gradient by hand, from Jacobians with the branches held fixed."""
     rows = data.to_sort(4, 6)
     posed = problems.transformer("post-norm", 2, rows, width=8)
-    params = posed.init(jax.random.key(0), False)
+    params = jax.jit(posed.init, static_argnums=1)(jax.random.key(0), False)
     x, y = (part[:3] for part in rows.train)
-    own = [jax.tree.map(lambda a, i=i: a[i], params["layers"]) for i in range(2)]
+    layers = jax.tree.map(np.asarray, params["layers"])
+    own = [jax.device_put(jax.tree.map(lambda a, i=i: a[i], layers)) for i in range(2)]
 
     @jax.jit
     def both():
@@ -135,12 +136,13 @@ def test_passes_that_follow_each_other():
 
 
 def test_delays_hand_back_what_was():
-    ring = {"a": jnp.zeros((3, 2)), "b": jnp.zeros((3,))}
+    ring = {"a": np.zeros((3, 2), np.float32), "b": np.zeros((3,), np.float32)}
     delays = {"a": jnp.array([2, 0]), "b": 1}
-    for number in range(5):
-        new = {"a": jnp.full(2, number + 1.0), "b": jnp.float32(number + 1)}
-        ring = pipeline.store(ring, new, jnp.asarray(number))
-        found = pipeline.late(ring, jnp.asarray(number), delays)
+    store, late = jax.jit(pipeline.store), jax.jit(lambda r, n: pipeline.late(r, n, delays))
+    for number in map(np.int32, range(5)):
+        new = {"a": np.full(2, number + 1, np.float32), "b": np.float32(number + 1)}
+        ring = store(ring, new, number)
+        found = late(ring, number)
         expected = [max(number + 1 - 2, 0), number + 1]
         assert found["a"].tolist() == expected
         assert found["b"] == number

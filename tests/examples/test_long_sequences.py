@@ -54,25 +54,30 @@ def test_halves_share_no_series_and_have_all_classes(waves):
 def test_features_of_one_layer_against_numpy():
     rng = np.random.default_rng(0)
     q = rng.normal(size=(2, 7, 3)).astype(np.float32)
-    block = {"level": jnp.array([0.0, 0.5, -1.0]), "sharp": jnp.log(jnp.array([1.0, 10.0, 3.0]))}
+    block = {
+        "level": np.array([0.0, 0.5, -1.0], np.float32),
+        "sharp": np.log(np.array([1.0, 10.0, 3.0], np.float32)),
+    }
     above = 1 / (1 + np.exp(-np.array([1.0, 10.0, 3.0]) * (q - [0.0, 0.5, -1.0])))
     power = 0.5 * np.log((q**2).mean(1) + 1e-6)
     size = (0.5 * np.log(q**2 + 1e-6)).mean(1)
     wanted = np.concatenate([above.mean(1), q.max(1), power, size], 1)
-    np.testing.assert_allclose(pooled(block, jnp.asarray(q)), wanted, rtol=1e-4, atol=1e-5)
-    x = jnp.asarray(q[..., 0])
-    change = np.diff(q[..., 0], axis=1, prepend=q[:, :1, 0])
-    np.testing.assert_allclose(channels(x)[..., 0], x)
-    np.testing.assert_allclose(channels(x)[..., 1].std(1), 1, rtol=1e-2)
-    assert np.all(np.sign(channels(x)[..., 2]) == np.sign(change))
+    np.testing.assert_allclose(jax.jit(pooled)(block, q), wanted, rtol=1e-4, atol=1e-5)
+    x = q[..., 0]
+    change = np.diff(x, axis=1, prepend=x[:, :1])
+    found = np.asarray(jax.jit(channels)(x))
+    np.testing.assert_allclose(found[..., 0], x)
+    np.testing.assert_allclose(found[..., 1].std(1), 1, rtol=1e-2)
+    assert np.all(np.sign(found[..., 2]) == np.sign(change))
 
 
 def test_a_feature_that_is_the_same_in_all_has_a_finite_slope():
-    features = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
-    _, deviation = moments(features)
-    want = np.std(np.asarray(features), 0) + 1e-3
-    np.testing.assert_allclose(deviation[0], want, rtol=1e-6)
-    slope = jax.grad(lambda f: jnp.sum((f - moments(f)[0])[:1] / moments(f)[1]))(features)
+    features = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]], np.float32)
+    _, deviation = jax.jit(moments)(features)
+    want = np.std(features, 0) + 1e-3
+    np.testing.assert_allclose(np.asarray(deviation)[0], want, rtol=1e-6)
+    loss = lambda f: jnp.sum((f - moments(f)[0])[:1] / moments(f)[1])  # noqa: E731
+    slope = jax.jit(jax.grad(loss))(features)
     assert np.isfinite(np.asarray(slope)).all()
 
 

@@ -61,10 +61,14 @@ def writing(folder):
     return any("tmp" in path.name for path in (folder / "checkpoints").glob("*"))
 
 
-def kill(process, when):
-    """SIGKILL as soon as `when()` holds; what it printed, None where it ended before."""
-    while process.poll() is None and not when():
-        time.sleep(0.0003)
+def kill(process, reached, when):
+    """SIGKILL as soon as `when()` holds, looked for closely once `reached()` does.
+
+    What the process printed; None where it ended before.
+    """
+    for condition, pause in ((reached, 0.005), (when, 0.0003)):
+        while process.poll() is None and not condition():
+            time.sleep(pause)
     process.kill()
     out, err = process.communicate(timeout=60)
     assert process.returncode in (-9, 0), err
@@ -84,21 +88,19 @@ def test_kills_at_any_moment_lose_at_most_checkpoint_every_steps(job, unbroken, 
     for attempt in range(KILLS):
         known = max(finished(folder), default=0)
         process = job.start("--directory", tmp_path, *ARGUMENTS)
-        if attempt % 2:  # at a random moment after some more checkpoints
-            target = known + EVERY * chance.randint(1, 3)
-            delay = chance.random() * 0.03
+        random_one = attempt % 2  # the others while a checkpoint is being written
+        target = known + EVERY * (chance.randint(1, 3) if random_one else 1)
+        delay = chance.random() * 0.03
 
-            def when(target=target, delay=delay):
-                if max(finished(folder), default=0) < target:
-                    return False
-                time.sleep(delay)
-                return True
-        else:  # while a checkpoint is being written
+        def reached(target=target):
+            return max(finished(folder), default=0) >= target
 
-            def when(target=known + EVERY):
-                return max(finished(folder), default=0) >= target and writing(folder)
+        def after_a_while(delay=delay):
+            time.sleep(delay)
+            return True
 
-        out = kill(process, when)
+        when = after_a_while if random_one else (lambda: writing(folder))
+        out = kill(process, reached, when)
         assert out is not None, "the job ended before the kill: give it more steps"
         kills += 1
         mid_write += writing(folder)

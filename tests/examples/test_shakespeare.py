@@ -120,24 +120,35 @@ def test_the_smoke_preset_learns_and_reports(smoke):
     assert (folder / "report.png").exists()
 
 
+SOME = "bk-mixer", "bk-attention", "bk-memory", "bk-teleport", "bk-isometry", "bk-reversible"
+
+
 @pytest.fixture(scope="module")
 def others(job, tmp_path_factory):
-    """The row with experts, the ablations and what --ablate adds, each a model of one layer."""
+    """The row with experts and ablations of each kind, models of one layer."""
     folder = tmp_path_factory.mktemp("others")
-    arguments = "--preset smoke --rows bk-experts --ablate --training.steps 40 --sample 20"
+    arguments = f"--preset smoke --rows bk-experts {' '.join(SOME)} --training.steps 40 --sample 20"
     return job.report(folder, *arguments.split(), *SMALL, "--bk.experts", 3), folder
+
+
+def test_ablate_has_a_row_for_each_mechanism_at_equal_parameters():
+    settings = dataclasses.replace(PRESETS["smoke"], rows=("ppmd",), ablate=True)
+    rows = shakespeare.rows.models(settings, 60)
+    ablations = [name for name, *_ in shakespeare.rows.ABLATIONS] + list(shakespeare.rows.DEPTH)
+    assert set(SOME) < set(ablations)
+    assert [row.name for row in rows] == ablations
+    sizes = [shakespeare.rows.parameters(row.init, row.config) for row in rows]
+    assert max(sizes) / min(sizes) < 1.02  # each within 1% of the transformer
 
 
 def test_the_ablations_learn_too(others):
     report, _ = others
     rows = {row["name"]: row for row in report["rows"]}
-    ablations = [name for name, *_ in shakespeare.rows.ABLATIONS] + list(shakespeare.rows.DEPTH)
-    assert {"bk-mixer", "bk-attention", "bk-teleport", "bk-isometry"} <= set(ablations)
-    assert list(rows) == ["bk-experts", *ablations]
+    assert list(rows) == ["bk-experts", *SOME]
     for row in rows.values():
         learns(row, 40, 20)
         assert row["memory"]["1"] > 0
-    parameters = [rows[name]["parameters"] for name in ablations]
+    parameters = [rows[name]["parameters"] for name in SOME]
     assert max(parameters) / min(parameters) < 1.01
     assert rows["bk-mixer"]["kept_pairs"] == 0.0
     assert rows["bk-mixer"]["gate"] is None

@@ -50,13 +50,15 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+batch = jax.jit(step.batch, static_argnames=("size", "block"))
+
+
 def batches(training, count, tokens=TOY.train):
     """The windows of the first steps, drawn as the step draws them."""
     root = jax.random.fold_in(jax.random.key(training.seed), 1)
     for number in range(count):
         key = jax.random.split(jax.random.fold_in(root, number))[0]
-        found = step.batch(jnp.asarray(tokens), key, size=training.batch, block=training.block)
-        yield np.asarray(found)
+        yield np.asarray(batch(tokens, key, size=training.batch, block=training.block))
 
 
 def test_batches_are_windows_of_the_text_from_its_whole_length():
@@ -68,9 +70,9 @@ def test_batches_are_windows_of_the_text_from_its_whole_length():
             piece = "".join(chr(32 + token) for token in row)
             assert piece in text
     key = jax.random.key(0)
-    ramp = jnp.arange(12, dtype=jnp.int32)
+    ramp = np.arange(12, dtype=np.int32)
     for seed in range(20):
-        found = step.batch(ramp, jax.random.fold_in(key, seed), size=10, block=8)
+        found = batch(ramp, jax.random.fold_in(key, seed), size=10, block=8)
         starts |= set(np.asarray(found)[:, 0].tolist())
     assert starts == {0, 1, 2, 3}  # the last window ends with the last character
 
@@ -273,8 +275,8 @@ def test_a_sample_is_what_a_plain_loop_writes():
     """At a low temperature: the likeliest character, each from the last three at most."""
     training = dataclasses.replace(TRAINING, block=3)
     (model,) = rows.models(dataclasses.replace(PRESETS["smoke"], training=training), SIZE)[:1]
-    params = model.init(model.config, jax.random.key(0))
-    params = jax.tree.map(lambda leaf: 4 * leaf, params)
+    params = jax.jit(model.init, static_argnums=0)(model.config, jax.random.key(0))
+    params = jax.device_put(jax.tree.map(lambda leaf: 4 * np.asarray(leaf), params))
     options = {"context": 3, "dtype": jnp.float32, "seed": 0}
     found = sampling.write(model, params, TOY, 20, temperature=1e-4, **options)
     apply = jax.jit(lambda tokens: model.apply(model.config, params, tokens))

@@ -18,7 +18,7 @@ few = settings(max_examples=25, deadline=None, derandomize=True)
 diagonal, left, ldos, solve = map(
     jax.jit, (greens.diagonal, greens.left, greens.ldos, greens.solve)
 )
-IDENTITY = jnp.eye(N)
+IDENTITY = np.eye(N)
 
 
 def chain(onsite, hopping, energy):

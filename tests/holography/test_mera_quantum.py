@@ -10,6 +10,11 @@ from physnet import optim
 from physnet.holography import mera
 from physnet.holography.mera import quantum
 
+# One program each and a size: op by op they are dozens.
+start = jax.jit(quantum.init, static_argnames=("sites", "bonds", "noise", "dtype"))
+energy, state_of = jax.jit(quantum.energy), jax.jit(quantum.state)
+expectation = jax.jit(quantum.expectation)
+
 
 def hamiltonian(sites, field=1.0):
     """Dense, from Pauli matrices on every site."""
@@ -51,42 +56,42 @@ def train(chain, term, steps, rate):
 def test_amplitudes_and_energy_against_dense_operators():
     assert free_fermions(6, 0.7) == pytest.approx(np.linalg.eigvalsh(hamiltonian(6, 0.7))[0])
     for sites, bonds in ((6, (3,)), (8, (4,)), (12, (2, 3))):
-        chain = quantum.init(
-            jax.random.key(0), sites=sites, bonds=bonds, dtype=np.float64, noise=1.0
-        )
-        psi = jax.jit(quantum.state)(chain)
-        np.testing.assert_allclose(jnp.linalg.norm(psi), 1, rtol=1e-13)
+        options = {"sites": sites, "bonds": bonds, "dtype": np.float64, "noise": 1.0}
+        chain = start(jax.random.key(0), **options)
+        psi = np.asarray(state_of(chain))
+        np.testing.assert_allclose(np.linalg.norm(psi), 1, rtol=1e-13)
         term = quantum.ising(field=0.7)
-        found = jax.jit(quantum.energy)(chain, term)
-        np.testing.assert_allclose(found, quantum.expectation(psi, term), rtol=1e-12)
+        found = energy(chain, term)
+        np.testing.assert_allclose(found, expectation(psi, term), rtol=1e-12)
         if sites <= 8:
-            direct = psi @ jnp.asarray(hamiltonian(sites, 0.7)) @ psi
+            direct = psi @ hamiltonian(sites, 0.7) @ psi
             np.testing.assert_allclose(found, direct, rtol=1e-12)
 
 
 def test_state_is_the_network_index_by_index():
     """Two by two: psi = U W W W top on six sites, by one einsum."""
-    chain = quantum.init(jax.random.key(1), sites=6, bonds=(3,), dtype=np.float64, noise=1.0)
-    (level,) = chain.levels
+    chain = start(jax.random.key(1), sites=6, bonds=(3,), dtype=np.float64, noise=1.0)
+    (level,) = jax.tree.map(np.asarray, chain.levels)
     u = level.disentanglers[0].reshape(2, 2, 2, 2)
     w = level.isometry.reshape(2, 2, 3)
-    top = chain.top.reshape(3, 3, 3)
+    top = np.asarray(chain.top).reshape(3, 3, 3)
     expected = np.einsum("pqr,abp,cdq,efr,BCbc,DEde,FAfa->ABCDEF", top, w, w, w, u, u, u)
-    np.testing.assert_allclose(quantum.state(chain), expected.reshape(-1), atol=1e-14)
+    np.testing.assert_allclose(state_of(chain), expected.reshape(-1), atol=1e-14)
 
 
 @pytest.mark.slow
 def test_critical_chain_of_eight_sites_reaches_the_exact_energy():
     exact = np.linalg.eigvalsh(hamiltonian(8))[0]
     assert free_fermions(8) == pytest.approx(exact)
-    chain = quantum.init(jax.random.key(0), sites=8, bonds=(4,), dtype=np.float64)
+    chain = start(jax.random.key(0), sites=8, bonds=(4,), dtype=np.float64)
     term = quantum.ising()
     # Four states hold two spins exactly: the disentangled chain is the whole space.
     chain, values = train(chain, term, 400, 0.1)
+    values = np.asarray(values)
     assert values[-1] >= exact - 1e-12
     assert values[-1] == pytest.approx(exact, rel=1e-4)
-    for matrix in jax.tree.leaves(chain):
-        inner = np.asarray(matrix.mT @ matrix)
+    for matrix in map(np.asarray, jax.tree.leaves(chain)):
+        inner = matrix.mT @ matrix
         assert np.abs(inner - np.eye(inner.shape[-1])).max() < 1e-12
 
 
@@ -97,11 +102,11 @@ def test_a_thousand_sites_cost_their_levels():
         other = vector[::-1] * np.array([-1.0, 1.0])
         w = np.stack([np.kron(vector, vector), np.kron(other, other)], 1)
         above = np.stack([np.kron(zero, zero), np.kron(1 - zero, 1 - zero)], 1)
-        first, rest = (mera.Level(jnp.eye(4)[None], jnp.asarray(m), 2) for m in (w, above))
-        chain = quantum.Chain((first, *(rest,) * 8), jnp.eye(8)[:, :1])
-        np.testing.assert_allclose(jax.jit(quantum.energy)(chain, term), expected * 1536)
-    chain = quantum.init(jax.random.key(0), sites=1536, bonds=(2,) * 9, dtype=np.float64)
-    assert jax.jit(quantum.energy)(chain, term) > free_fermions(1536, 0.7)
+        first, rest = (mera.Level(np.eye(4)[None], m, 2) for m in (w, above))
+        chain = quantum.Chain((first, *(rest,) * 8), np.eye(8)[:, :1])
+        np.testing.assert_allclose(energy(chain, term), expected * 1536)
+    chain = start(jax.random.key(0), sites=1536, bonds=(2,) * 9, dtype=np.float64)
+    assert energy(chain, term) > free_fermions(1536, 0.7)
 
 
 def test_errors_name_what_is_wrong(bare_errors):

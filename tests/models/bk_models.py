@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from physnet.models import bk_core
@@ -25,7 +24,7 @@ VARIANTS = {
 
 
 def tokens(batch=2, time=12, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 11, (batch, time)), jnp.int32)
+    return jax.device_put(np.int32(np.random.default_rng(seed).integers(0, 11, (batch, time))))
 
 
 _init = jax.jit(bk_core.init, static_argnums=0)

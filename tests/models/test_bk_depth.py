@@ -100,7 +100,7 @@ def written_out(config):
 def close(one, other, share):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, atol=share * max(float(jnp.abs(b).max()), 1e-3))
+        np.testing.assert_allclose(a, b, atol=share * max(float(np.abs(b).max()), 1e-3))
 
 
 @functools.cache
@@ -124,11 +124,12 @@ def test_gradients_are_the_sums_written_out_and_values_those_of_block_after_bloc
     if name == "gated":
         params = damped(params)
         rho = measured(config)(params, tokens())
-        assert abs(rho[0]) < 0.5 <= abs(rho[1])  # no jump arrives at the first block's input
+        one, other = np.abs(rho)
+        assert one < 0.5 <= other  # no jump arrives at the first block's input
     (value, (logits, info)), gradient = jumping(config)(params, tokens())
     (expected, (plain, reports)), summed = written_out(config)(params, rho)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(logits, plain, atol=1e-5 * float(jnp.abs(plain).max()))
+    np.testing.assert_allclose(logits, plain, atol=1e-5 * float(np.abs(plain).max()))
     close(gradient, summed, 1e-4)
     for place, found in enumerate(("score", "expert")):
         if found in info:
@@ -149,9 +150,11 @@ def test_values_are_those_of_the_plain_model():
 def test_no_logit_depends_on_a_later_token():
     params = lively(CONFIG)
     run = lambda rows: jumping(JUMPING["dyson"])(params, rows)[0][1][0]  # noqa: E731
-    after = run(tokens().at[:, 6].set((tokens()[:, 6] + 1) % 11))
-    np.testing.assert_array_equal(after[:, :6], run(tokens())[:, :6])
-    assert not np.array_equal(after[:, 6], run(tokens())[:, 6])
+    changed = np.array(tokens())
+    changed[:, 6] = (changed[:, 6] + 1) % 11
+    before, after = np.asarray(run(tokens())), np.asarray(run(changed))
+    np.testing.assert_array_equal(after[:, :6], before[:, :6])
+    assert not np.array_equal(after[:, 6], before[:, 6])
 
 
 def program(function, *arguments):
@@ -188,22 +191,23 @@ def test_a_traced_strength_splits_the_gradient():
 
     local, jumped = parts(params, jnp.float32(STRENGTH))
     close(local, written_out(config)(params, strength=0.0)[1], 1e-4)
-    close(jax.tree.map(jnp.add, local, jumped), written_out(config)(params)[1], 1e-4)
-    assert float(jnp.abs(jumped["token"]).max()) > 0.01
+    local, jumped = jax.tree.map(np.asarray, (local, jumped))
+    close(jax.tree.map(np.add, local, jumped), written_out(config)(params)[1], 1e-4)
+    assert float(np.abs(jumped["token"]).max()) > 0.01
 
 
 def test_bfloat16_and_an_ensemble():
     config = JUMPING["chain"]
     members = [lively(without(config)), init(config, 1)]
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    both = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
     low = functools.partial(loss, config, dtype=jnp.bfloat16)
     together = jax.jit(jax.vmap(jax.grad(low)))(both)
     for index, own in enumerate(members):
         exact = written_out(config)(own)[1]
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(exact), strict=True):
             assert a.dtype == jnp.float32
-            apart = jnp.linalg.norm(a[index] - b) / (jnp.linalg.norm(b) + 1e-3)
-            assert float(apart) < 0.2
+            apart = np.linalg.norm(np.asarray(a)[index] - b) / (np.linalg.norm(b) + 1e-3)
+            assert apart < 0.2
 
 
 PIECES = tokens(2, 4)
@@ -260,10 +264,10 @@ def test_the_isometry_penalty_is_unbiased_and_differentiable():
     assert abs(samples.mean() - exact.mean()) < 4 * error
 
     derivative = jax.jit(jax.value_and_grad(penalty))
-    gradient = derivative(params, KEY)[1]
+    params, gradient = jax.tree.map(np.asarray, (params, derivative(params, KEY)[1]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    size = sum(float(jnp.vdot(leaf, leaf)) for leaf in jax.tree.leaves(gradient)) ** 0.5
-    step = 1e-3
+    size = np.float32(sum(float(np.vdot(leaf, leaf)) for leaf in jax.tree.leaves(gradient)) ** 0.5)
+    step = np.float32(1e-3)
     ends = [
         float(
             derivative(jax.tree.map(lambda p, g, s=s: p + s * g / size, params, gradient), KEY)[0]

@@ -57,15 +57,15 @@ def test_values_and_gradients_are_those_of_stored_activations(name):
     np.testing.assert_allclose(found, wanted, atol=2e-4)
     assert np.abs(wanted).max() > 0.1
     for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(stored), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-4 * float(jnp.abs(theirs).max()) + 1e-7)
+        np.testing.assert_allclose(ours, theirs, atol=5e-4 * float(np.abs(theirs).max()) + 1e-7)
 
 
 def test_sixteen_bits():
     config, params = model()
     (_, logits), gradient = value_and_gradient(config, params, TOKENS, dtype=jnp.bfloat16)
     (_, wanted), _ = value_and_gradient(config, params, TOKENS)
-    np.testing.assert_allclose(logits, wanted, atol=0.1 * float(jnp.abs(wanted).max()))
-    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(logits, wanted, atol=0.1 * float(np.abs(wanted).max()))
+    assert all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(gradient))
 
 
 def test_a_later_token_moves_no_earlier_logit():
@@ -112,7 +112,6 @@ def test_gradients_can_jump_too_and_blocks_can_be_probed():
     assert jax.jit(penalty)(params, TOKENS) > 0
 
 
-@pytest.mark.usefixtures("optimized")
 def test_memory_does_not_grow_with_depth():
     def temporary(layers, reversible):
         sizes = SIZES | {"layers": layers, "reversible": reversible, "attention": False}

@@ -18,11 +18,11 @@ def mlp(params, x):
 
 def inputs(n=23, k=2, experts=5, d=4, out=3, seed=0, dtype=np.float32, expert=None):
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape).astype(dtype))  # noqa: E731
+    draw = lambda *shape: rng.normal(size=shape).astype(dtype)  # noqa: E731
     params = {"in": draw(experts, d, 6), "bias": draw(experts, 6), "out": draw(experts, 6, out)}
     if expert is None:
         expert = np.stack([rng.permutation(experts)[:k] for _ in range(n)])
-    return draw(n, d), jnp.asarray(expert, jnp.int32), jnp.exp(draw(n, k)), params
+    return draw(n, d), np.asarray(expert, np.int32), np.exp(draw(n, k)), params
 
 
 def routing(expert, gate):
@@ -74,7 +74,7 @@ def told(tokens, expert, gate, params, capacity_factor=None):
 
 def compare(arrays, function=applied, reference=looped, *, keep=True, form=None, tolerance=1e-6):
     """Output, alone and with gradients to tokens, gates and parameters, and those."""
-    keep = jnp.broadcast_to(jnp.asarray(keep), arrays[1].shape)
+    keep = np.broadcast_to(np.asarray(keep), arrays[1].shape)
     grads, got = with_slopes(function, form)(*arrays)
     wanted, want = with_slopes(reference)(*arrays, keep)
     for found in (got, alone(function, form)(*arrays)):
@@ -111,13 +111,14 @@ def test_layout_holds_every_assignment_once(experts, assignments):
     rng = np.random.default_rng(1)
     for expert in (rng.integers(0, experts, assignments), np.full(assignments, experts - 1)):
         size = _layout.block_size(assignments, experts, least=8)
-        plan = blocks(jnp.asarray(expert, jnp.int32), experts, size)
+        plan = blocks(np.asarray(expert, np.int32), experts, size)
         slot, source = np.asarray(plan.slot), np.asarray(plan.source)
         assert len(set(slot)) == assignments
         np.testing.assert_array_equal(source.reshape(-1)[slot], np.arange(assignments))
         # Every row, padding too, holds an assignment of the block's own expert.
-        np.testing.assert_array_equal(expert[source], np.repeat(plan.owner[:, None], size, 1))
-        assert plan.full.sum() == sum(-(-c // size) for c in np.bincount(expert))
+        owner = np.asarray(plan.owner)[:, None]
+        np.testing.assert_array_equal(expert[source], np.repeat(owner, size, 1))
+        assert np.sum(plan.full) == sum(-(-c // size) for c in np.bincount(expert))
 
 
 def polar(params, x):
@@ -134,19 +135,18 @@ one_direction_each = functools.partial(looped, fn=polar)
 def test_padding_reaches_nothing(form):
     """An expert that is NaN at 0, and one that is NaN everywhere and gets no token."""
     tokens, expert, gate, params = inputs(experts=4, k=1)
-    expert = jnp.where(expert == 2, 1, expert)
-    params["in"] = params["in"].at[2].set(jnp.nan)
+    expert = np.where(expert == 2, 1, expert)
+    params["in"][2] = np.nan
     compare((tokens, expert, gate, params), of_directions, one_direction_each, form=form)
 
 
 def test_an_expert_that_is_not_there_counts_as_none(form):
     tokens, expert, gate, params = inputs()
-    expert = expert.at[0].set(-1).at[1, 0].set(5)
+    expert[0], expert[1, 0] = -1, 5
     keep = (expert >= 0) & (expert < 5)
     compare((tokens, expert, gate, params), keep=keep, form=form)
-    nowhere = jnp.full_like(expert, -1)
-    y, info = told(tokens, nowhere, gate, params)
-    assert not y.any()
+    y, info = told(tokens, np.full_like(expert, -1), gate, params)
+    assert not np.any(y)
     assert info.dropped == 1
 
 
@@ -170,8 +170,10 @@ def test_capacity_drops_the_later_tokens_and_says_so(form):
 
 def test_capacity_is_causal():
     tokens, expert, gate, params = inputs()
-    later = expert.at[15:].set((expert[15:] + 1) % 5)
-    one, two = (told(tokens, e, gate, params, capacity_factor=0.7)[0] for e in (expert, later))
+    later = np.concatenate([expert[:15], (expert[15:] + 1) % 5])
+    one, two = (
+        np.asarray(told(tokens, e, gate, params, capacity_factor=0.7)[0]) for e in (expert, later)
+    )
     np.testing.assert_array_equal(one[:15], two[:15])
     assert (one[15:] != two[15:]).any()
 
@@ -181,8 +183,8 @@ def test_half_precision():
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (tokens, params))
     got = told(half[0], expert, gate, half[1])[0]
     assert got.dtype == jnp.bfloat16
-    want = with_slopes(looped)(tokens, expert, gate, params, jnp.full((23, 2), True))[1]
-    np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=0.1, atol=0.15)
+    want = with_slopes(looped)(tokens, expert, gate, params, np.full((23, 2), True))[1]
+    np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=0.1, atol=0.15)
 
 
 def test_no_tokens():
@@ -195,7 +197,7 @@ def test_no_tokens():
 def test_transforms(form):
     """vmap of grad, forward mode and second order; experts that close over tracers."""
     sets = [inputs(n=7, seed=seed, dtype=np.float64) for seed in range(2)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *sets)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *sets)
 
     def loss(tokens, expert, gate, params, scale=1.0):
         scaled = lambda p, x: scale * mlp(p, x)  # noqa: E731
@@ -203,39 +205,39 @@ def test_transforms(form):
         return jnp.sum(jnp.sin(y))
 
     gradient = jax.grad(loss, (0, 2, 3, 4))
-    scales = jnp.array([0.5, 2.0])
+    scales = np.array([0.5, 2.0])
     batched = jax.jit(jax.vmap(gradient))(*stacked, scales)
     gradient = jax.jit(gradient)
     for i, arrays in enumerate(sets):
         one = gradient(*arrays, scales[i])
         for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(one), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-9, atol=1e-12)
-    tokens, expert, gate, params = sets[0]
-    step = jnp.cos(tokens)
+            np.testing.assert_allclose(np.asarray(a)[i], b, rtol=1e-9, atol=1e-12)
+    tokens, expert, gate, params = jax.device_put(sets[0])
+    step = jax.device_put(np.cos(sets[0][0]))
 
     def slope(tokens):
         return jax.jvp(lambda t: loss(t, expert, gate, params), (tokens,), (step,))[1]
 
-    first = lambda t: gradient(t, expert, gate, params, jnp.asarray(1.0))[0]  # noqa: E731
+    first = lambda t: np.asarray(gradient(t, expert, gate, params, np.float64(1))[0])  # noqa: E731
     value, curve = jax.jit(jax.value_and_grad(slope))(tokens)
-    np.testing.assert_allclose(value, jnp.sum(first(tokens) * step))
+    np.testing.assert_allclose(value, np.sum(first(tokens) * step))
     ends = [first(tokens + t * step) for t in (1e-5, -1e-5)]
     np.testing.assert_allclose(curve, (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
 def test_with_routes_gradients_reach_the_centroids():
     tokens, _, _, params = inputs()
-    centroids = jnp.asarray(np.random.default_rng(9).normal(size=(5, 4)), jnp.float32)
+    centroids = np.random.default_rng(9).normal(size=(5, 4)).astype(np.float32)
 
-    def loss(centroids):
+    def loss(centroids, tokens):
         return jnp.sum(moe.apply(tokens, moe.route(tokens, centroids, top_k=2), mlp, params))
 
-    gradient = jax.jit(jax.grad(loss))(centroids)
+    gradient = jax.jit(jax.grad(loss))(centroids, tokens)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 1e-3
 
 
-def test_no_copy_of_the_parameters(optimized):
+def test_no_copy_of_the_parameters():
     """The loop's temporaries are smaller than the parameters, and its gradient's too."""
     shape = lambda *s, dtype=jnp.float32: jax.ShapeDtypeStruct(s, dtype)  # noqa: E731
     arrays = shape(512, 64), shape(512, 1, dtype=jnp.int32), shape(512, 1), shape(128, 64, 256)
@@ -255,22 +257,25 @@ def scaled(tokens, expert, gate, scale):
     return moe.apply(tokens, routing(expert, gate), lambda p, x: p * x, scale, return_info=True)
 
 
+loads = jax.jit(moe.load, static_argnames="experts")
+
+
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.uint32, jnp.int64, jnp.uint64])
 def test_any_integers_number_experts(dtype):
     """Also where the number of experts does not fit into them, and where they are beyond int32."""
-    scale = jnp.arange(300, dtype=jnp.float32)
+    scale = np.arange(300, dtype=np.float32)
     most = min(2**32 + 7, int(jnp.iinfo(dtype).max))  # int32 would make 7 of it
-    expert = jnp.asarray([[0], [99], [127], [most]], dtype)
+    expert = jax.device_put(np.array([[0], [99], [127], [most]], dtype))
     want = np.where(np.asarray(expert) < 300, np.asarray(expert), 0).astype(np.float32)
-    ones = jnp.ones((4, 1), jnp.float32)
+    ones = np.ones((4, 1), np.float32)
     y, info = scaled(ones, expert, ones, scale)
     np.testing.assert_array_equal(y, want)
-    np.testing.assert_array_equal(info.count, moe.load(expert, experts=300).count)
-    assert info.count.sum() == (np.asarray(expert) < 300).sum()
+    np.testing.assert_array_equal(info.count, loads(expert, experts=300).count)
+    assert np.sum(info.count) == (np.asarray(expert) < 300).sum()
 
 
 def test_errors_name_the_argument(bare_errors):
-    tokens, expert, gate, params = inputs()
+    tokens, expert, gate, params = jax.device_put(inputs())
     for call, match in [
         (lambda: applied(tokens[0], expert, gate, params), "tokens must have shape"),
         (lambda: applied(tokens, expert[:3], gate, params), "routing.expert must have shape"),

@@ -199,7 +199,7 @@ def test_nan_among_the_centroids_and_no_curvature_certify_nothing():
     assert not by_tree(tokens, jnp.tile(bad, (10, 1))).certified.any()
 
 
-def test_scores_are_never_all_in_memory(optimized):
+def test_scores_are_never_all_in_memory():
     """Twice the experts, and no more temporary memory; the scores would take 256 MiB."""
     sizes = []
     for experts in (8192, 16384):

@@ -74,7 +74,7 @@ def test_experts_that_close_over_a_batch_of_integers():
         np.testing.assert_allclose(y[power - 1], expected, rtol=2e-6, atol=2e-6)
 
 
-def test_memory_is_that_of_rows_in_and_out(optimized):
+def test_memory_is_that_of_rows_in_and_out():
     """Not of parameters, nor of a number for each token and expert, which are 2 MiB."""
     shapes = [(2048, 32), (2048, 1), (2048, 1), (256, 32, 64)]
     dtypes = [jnp.float32, jnp.int32, jnp.float32, jnp.float32]

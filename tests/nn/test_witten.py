@@ -19,13 +19,14 @@ extend = jax.jit(witten.extend)
 @functools.cache
 def layer(points=3, **options):
     options = {"features": 3, "levels": 3, "output_deviation": 0.5} | options
-    params = witten.init(jax.random.key(0), 4, points=points, **options)
-    coupling = jax.random.normal(jax.random.key(1), params["coupling"].shape, jnp.float32)
+    init = functools.partial(witten.init, width=4, points=points, **options)
+    params = jax.jit(init)(jax.random.key(0))
+    coupling = series(*params["coupling"].shape, seed=1)
     return params | {"coupling": coupling}
 
 
 def series(*shape, seed=2, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(dtype))
 
 
 def brute_force(params, x, delta):
@@ -61,16 +62,15 @@ def test_the_causal_layer_against_loops(points, delta):
 def test_the_lattice_layer_against_matrices():
     params, n, delta = layer(), 12, 1.5
     x = series(n, 4, dtype=jnp.float64)
-    wide = {name: jnp.asarray(value, jnp.float64) for name, value in params.items()}
+    wide = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    kernel = jax.jit(functools.partial(holography.bulk_to_boundary, delta=delta))
     found = apply(wide, x, delta=delta, causal=False)
     sources = np.asarray(x @ wide["source"]).reshape(n, 2, 3)
     total = 0.0
     for level, size in enumerate(holography.level_sizes(n, 3)):
         z, slot = 2.0**level / 2, 2.0**level * (np.arange(size) + 0.5) - 0.5
-        gap = jnp.asarray(slot[:, None] - np.arange(n))
-        average = z ** (delta - 1) * np.asarray(
-            holography.bulk_to_boundary(jnp.float64(z), gap, delta=delta)
-        )
+        gap = slot[:, None] - np.arange(n)
+        average = z ** (delta - 1) * np.asarray(kernel(np.float64(z), gap))
         legs = np.einsum("si,ipf->spf", average, sources)
         vertex = np.asarray(wide["coupling"][level]) * legs.prod(1) * 2**level
         total += average.T @ vertex
@@ -82,14 +82,15 @@ def test_a_cubic_lattice_layer_is_the_three_point_function():
     n, levels = 512, 10
     z = 2.0 ** np.arange(levels) / 2
     params = {
-        "source": jnp.eye(2),
-        "coupling": jnp.asarray(np.log(2) / z)[:, None],
-        "out": jnp.ones((1, 2)),
+        "source": np.eye(2),
+        "coupling": (np.log(2) / z)[:, None],
+        "out": np.ones((1, 2)),
     }
-    places = np.array([200, 240, 312])
-    x = jnp.zeros((n, 2)).at[places[0], 0].set(1.0).at[places[1], 1].set(1.0)
-    found = apply(params, x, causal=False)[places[2], 0]
-    exact = holography.three_point(jnp.asarray(places, jnp.float64), deltas=(1.0, 1.0, 1.0))
+    places, x = np.array([200, 240, 312]), np.zeros((n, 2))
+    x[places[0], 0] = x[places[1], 1] = 1.0
+    found = np.asarray(apply(params, x, causal=False))[places[2], 0]
+    three_point = jax.jit(lambda x: holography.three_point(x, deltas=(1.0, 1.0, 1.0)))
+    exact = three_point(places.astype(np.float64))
     np.testing.assert_allclose(found, exact, rtol=0.1)
 
 
@@ -172,19 +173,18 @@ def test_it_learns_an_interaction_that_a_linear_layer_cannot(points):
 
         x, fresh = series(16, 32, 4, seed=5), series(16, 32, 4, seed=6)
         y, other = target(x), target(fresh)
-        params = witten.init(jax.random.key(3), 4, points=points, features=4, levels=3,
-                             output_deviation=0.5)  # fmt: skip
+        options = {"points": points, "features": 4, "levels": 3, "output_deviation": 0.5}
+        params = jax.jit(lambda key: witten.init(key, 4, **options))(jax.random.key(3))
         model = lambda p, x: witten.apply(p, x)[..., :1]  # noqa: E731
         found = trained(model, params, x, y)
         error = float(jnp.mean((jax.jit(model)(found, fresh) - other) ** 2))
 
         size = sum(v.size for v in params.values())
         width = size // (4 + 3 + 1)
-        keys = jax.random.split(jax.random.key(4), 3)
         plain = {
-            "source": 0.5 * jax.random.normal(keys[0], (4, width), jnp.float32),
-            "coupling": jnp.full((3, width), 0.5, jnp.float32),
-            "out": 0.5 * jax.random.normal(keys[1], (width, 1), jnp.float32),
+            "source": np.float32(0.5) * series(4, width, seed=7),
+            "coupling": np.full((3, width), 0.5, np.float32),
+            "out": np.float32(0.5) * series(width, 1, seed=8),
         }
         assert abs(sum(v.size for v in plain.values()) - size) <= 8
         plain = trained(linear_layer, plain, x, y)

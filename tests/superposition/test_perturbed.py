@@ -13,14 +13,14 @@ RNG = np.random.default_rng(0)
 
 
 def normal(*shape):
-    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(RNG.normal(size=shape)))
 
 
 W = Perturbed(normal(6, 5), normal(6, 2), normal(5, 2))
 STACK = Perturbed(normal(3, 6, 5), normal(3, 6, 1), normal(3, 5, 1))
 DENSE = np.asarray(W.weight, np.float64) + np.asarray(W.left, np.float64) @ np.asarray(W.right).T
 LEFT, RIGHT = normal(4, 6), normal(5, 4)
-TOKENS = jnp.asarray([[0, 5, 5], [1, 2, -1]])
+TOKENS = jax.device_put(np.array([[0, 5, 5], [1, 2, -1]]))
 
 
 def as_array(x):

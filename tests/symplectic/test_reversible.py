@@ -132,7 +132,7 @@ def test_inverse_has_gradients_too(lattice):
     assert_close(found, want, 1e-12 if lattice is None else 1e-5)
 
 
-def test_memory_does_not_grow_with_the_steps(optimized):
+def test_memory_does_not_grow_with_the_steps():
     params, state = problem(rows=16, size=32)
 
     def temporary(run, steps, **options):

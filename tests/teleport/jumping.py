@@ -37,11 +37,11 @@ def propagators(layers=LAYERS):
     u1, v1 = rng.normal(size=(2, layers + 1, RANK))
     d, d1 = rng.normal(size=(layers, layers)), rng.normal(size=(layers + 1, layers + 1))
     return {
-        "rho": Case(jnp.asarray(rho), product(rho)),
-        "pair": Case((jnp.asarray(u), jnp.asarray(v)), bordered(u @ v.T)),
-        "pair with input": Case((jnp.asarray(u1), jnp.asarray(v1)), u1 @ v1.T),
-        "matrix": Case(jnp.asarray(d), bordered(d)),
-        "matrix with input": Case(jnp.asarray(d1), d1),
+        "rho": Case(jax.device_put(rho), product(rho)),
+        "pair": Case(jax.device_put((u, v)), bordered(u @ v.T)),
+        "pair with input": Case(jax.device_put((u1, v1)), u1 @ v1.T),
+        "matrix": Case(jax.device_put(d), bordered(d)),
+        "matrix with input": Case(jax.device_put(d1), d1),
     }
 
 
@@ -55,11 +55,11 @@ def layer(params, h):
 
 
 PARAMS = {
-    "w": jnp.asarray(RNG.normal(size=(LAYERS, WIDTH, WIDTH)) / 2),
-    "b": jnp.asarray(RNG.normal(size=(LAYERS, WIDTH))),
+    "w": jax.device_put(RNG.normal(size=(LAYERS, WIDTH, WIDTH)) / 2),
+    "b": jax.device_put(RNG.normal(size=(LAYERS, WIDTH))),
 }
-H = {"x": jnp.asarray(RNG.normal(size=(BATCH, WIDTH))), "y": jnp.asarray(RNG.normal(size=BATCH))}
-STRENGTH = jnp.asarray(RNG.uniform(0.1, 0.5, size=LAYERS))
+H = jax.device_put({"x": RNG.normal(size=(BATCH, WIDTH)), "y": RNG.normal(size=BATCH)})
+STRENGTH = jax.device_put(RNG.uniform(0.1, 0.5, size=LAYERS))
 
 
 def readout(h):
@@ -109,4 +109,4 @@ def close(found, expected, rtol=1e-12):
     """Equal to rtol of the largest entry of each leaf."""
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(float(jnp.abs(b).max()), 1e-300))
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(float(np.abs(b).max()), 1e-300))

@@ -175,7 +175,7 @@ def temporary(mode, layers, propagator, rows=256, width=32):
 
 
 @pytest.mark.slow
-def test_memory_beside_a_plain_scan(optimized):
+def test_memory_beside_a_plain_scan():
     """Temporary memory in units of one h: rho costs a few whatever the depth, "ghost" none more."""
     rho = functools.partial(jnp.full, fill_value=0.5, dtype=jnp.float32)
     for layers in (16, 256):

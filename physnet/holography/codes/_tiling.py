@@ -53,7 +53,6 @@ class Code:
         return self.logical / self.physical
 
 
-@functools.lru_cache(typed=True)  # or 1.0 and True would pass for a 1 that came before
 def happy_code(kind: Kind, layers: int) -> Code:
     """The holographic code on a tiling with this many rings around the central pentagon.
 
@@ -82,7 +81,12 @@ def happy_code(kind: Kind, layers: int) -> Code:
         models for the bulk/boundary correspondence", JHEP 06 (2015) 149.
     """
     _checks.one_of("kind", kind, KINDS)
-    layers = _checks.positive_int("layers", layers, minimum=0)
+    return _grown(kind, _checks.positive_int("layers", layers, minimum=0))
+
+
+@functools.lru_cache
+def _grown(kind: Kind, layers: int) -> Code:
+    """Ring by ring, once for each code."""
 
     def edges(ring: int) -> int:
         hexagons = {"pentagon": False, "pentagon-hexagon": ring % 2 == 1, "single-qubit": ring > 0}

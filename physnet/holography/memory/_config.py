@@ -60,9 +60,11 @@ class Config:
             raise ValueError(f"window must be a multiple of block={self.block}, got {self.window}")
         if self.levels > 24:
             raise ValueError(f"levels must be at most 24, got {self.levels}")
-        _checks.one_of("bits", self.bits, (None, 8, 4, 2))
+        if self.bits is not None:
+            _checks.one_of("bits", _checks.positive_int("bits", self.bits), (8, 4, 2))
         _checks.one_of("merge", self.merge, ("mean", "kernel"))
-        if self.recency is not None and not 0 < self.recency < math.inf:
+        recency = 1.0 if self.recency is None else _checks.number("recency", self.recency)
+        if not 0 < recency < math.inf:
             raise ValueError(f"recency must be positive and finite, or None, got {self.recency}")
 
     @property
@@ -154,7 +156,9 @@ def configure(
     ):
         _checks.positive_int(name, size)
     _checks.positive_int("per_level", 2 if per_level is None else per_level, minimum=2)
-    if not 0.0 <= window_share <= 1.0:
+    if bits is not None:
+        _checks.one_of("bits", _checks.positive_int("bits", bits), (8, 4, 2))
+    if not 0.0 <= _checks.number("window_share", window_share) <= 1.0:
         raise ValueError(f"window_share must be in [0, 1], got {window_share}")
 
     def nbytes(config: Config) -> int:

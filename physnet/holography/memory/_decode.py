@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from physnet import _checks
 from physnet.holography.memory._append import add, by_blocks, checked, masses, next_block, tokens_of
-from physnet.holography.memory._read import Rotate, slot_worth, weigh
+from physnet.holography.memory._read import Rotate, one_scale, slot_worth, weigh
 from physnet.holography.memory._state import Memory, opened, ring_positions
 
 
@@ -60,7 +60,7 @@ def decode(
     query = _checks.real("query", query)
     keys, values, scores = tokens_of(memory, keys, values, scores)
     checked("query", query, keys.shape)
-    own = keys.shape[1] ** -0.5 if scale is None else scale
+    own = one_scale(scale, keys.shape[1])
     given = (query, keys, values, scores)
     worth = slot_worth(memory.config, slot_bias, memory.near.mass.dtype)
     return _decoded(memory, given, own, threshold, worth, rotate=rotate)

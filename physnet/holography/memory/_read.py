@@ -61,7 +61,7 @@ def attend(
     found = slots(memory)
     key = found.key if rotate is None else rotate(found.key, found.position)
     rows = query.reshape(-1, size)
-    own = size**-0.5 if scale is None else scale
+    own = one_scale(scale, size)
     config = memory.config
     mass = found.mass
     if slot_bias is not None:
@@ -72,9 +72,19 @@ def attend(
     return y.reshape(*query.shape[:-1], y.shape[-1])
 
 
+def one_scale(scale: Any, size: int) -> Any:
+    """The scale of products, or an error where it is not one number."""
+    if scale is None:
+        return size**-0.5
+    _checks.known("scale", scale)
+    if jnp.ndim(scale):
+        raise ValueError(f"scale must be one number, got shape {jnp.shape(scale)}")
+    return scale
+
+
 def slot_worth(config: Config, slot_bias: ArrayLike | None, dtype: Any) -> Float[Array, " C"]:
     """By what the masses of the slots are multiplied for a bias of their logits."""
-    bias = jnp.asarray(0.0 if slot_bias is None else slot_bias, dtype)
+    bias = _checks.array("slot_bias", 0.0 if slot_bias is None else slot_bias, dtype)
     if bias.shape not in ((), (config.levels,)):
         raise ValueError(
             f"slot_bias must be a number or have the shape ({config.levels},) of the levels, "

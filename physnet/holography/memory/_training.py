@@ -7,7 +7,7 @@ from physnet import _checks
 from physnet.holography.memory import _packing
 from physnet.holography.memory._config import Config
 from physnet.holography.memory._groups import in_groups
-from physnet.holography.memory._read import Rotate, slot_worth
+from physnet.holography.memory._read import Rotate, one_scale, slot_worth
 from physnet.holography.memory._state import wide
 
 
@@ -69,6 +69,10 @@ def attention(
             f"got {query.shape}, {key.shape} and {value.shape}"
         )
     time, size = query.shape
+    if 0 in (size, value.shape[1]):
+        raise ValueError(
+            f"query and value must have channels, got shapes {query.shape} and {value.shape}"
+        )
     if len(value) != time or not time:
         raise ValueError(f"value must have the T={time} >= 1 rows of the query, got {value.shape}")
     if score is not None and _checks.real("score", score).shape != (time,):
@@ -77,7 +81,7 @@ def attention(
     if config.bits is not None:
         for x in (key, value):
             _packing.fill(x.shape[1], config.bits)
-    scale = size**-0.5 if scale is None else scale
+    scale = one_scale(scale, size)
     static = {"config": config, "rotate": rotate, "most": tokens_at_once}
     worth = slot_worth(config, slot_bias, wide(key.dtype))
     return in_groups(query, key, value, score, scale, threshold, worth, **static)

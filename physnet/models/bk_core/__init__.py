@@ -19,6 +19,7 @@ from physnet.models.bk_core._model import calibrate as calibrate
 from physnet.models.bk_core._model import init as init
 from physnet.models.bk_core._model import pairs as pairs
 from physnet.models.bk_core._module import BKCore as BKCore
+from physnet.models.bk_core._partition import partition as partition
 from physnet.models.bk_core._refine import Refined as Refined
 from physnet.models.bk_core._refine import Search as Search
 from physnet.models.bk_core._refine import refine as refine

@@ -9,6 +9,8 @@ import jax
 from jaxtyping import Array, Float
 
 from physnet import _dispatch
+from physnet.models import _sharding
+from physnet.models._axes import Axes
 from physnet.models.bk_core import _experts
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn import attention as gated
@@ -37,14 +39,15 @@ def block(
     x: Stream,
     drop: Drop,
     implementation: _dispatch.Implementation | None,
+    axes: Axes = _sharding.NONE,
 ) -> Passed:
     """x += mixer(norm(x)) + attention(norm(x)), x += feed_forward(norm(x)).
 
     Of a reversible model the first reads the position and kicks the momentum, the second reads the
     momentum and moves the position.
     """
-    score, y = tokens_mixed(config, layer, read(config, x), drop, implementation)
-    x, expert = fed(config, layer, kicked(config, x, y), at(drop, 4))
+    score, y = tokens_mixed(config, layer, read(config, x), drop, implementation, axes)
+    x, expert = fed(config, layer, kicked(config, x, y), at(drop, 4), axes)
     return Passed(x, score, expert)
 
 
@@ -73,9 +76,11 @@ def kicked(config: BKCoreConfig, x: Stream, y: Float[Array, "B T W"]) -> Stream:
     return (x[0], x[1] + y) if config.reversible else x + y
 
 
-def fed(config: BKCoreConfig, layer: Params, x: Stream, drop: Drop) -> tuple[Stream, Any]:
+def fed(
+    config: BKCoreConfig, layer: Params, x: Stream, drop: Drop, axes: Axes = _sharding.NONE
+) -> tuple[Stream, Any]:
     """The stream with what the feed-forward adds, and the experts of each token (B, T, k)."""
-    y, expert = feed_forward(config, layer, moving(config, x), drop)
+    y, expert = feed_forward(config, layer, moving(config, x), drop, axes)
     return (x[0] + y, x[1]) if config.reversible else x + y, expert
 
 
@@ -85,14 +90,19 @@ def layer_params(params: Params, index: int) -> Params:
 
 
 def feed_forward(
-    config: BKCoreConfig, layer: Params, x: Float[Array, "B T W"], drop: Drop
+    config: BKCoreConfig,
+    layer: Params,
+    x: Float[Array, "B T W"],
+    drop: Drop,
+    axes: Axes = _sharding.NONE,
 ) -> tuple[Float[Array, "B T W"], jax.Array | None]:
     """mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
     h = rms_norm(x, layer["norm_mlp"])
-    if not config.experts:
-        return drop(_experts.mlp(layer["mlp"], h), 0), None
-    y, expert = _experts.apply(config, layer, h)
-    return drop(y, 0), expert
+    if config.experts:
+        y, expert = _experts.apply(config, layer, h, axis_name=axes.expert)
+    else:
+        y, expert = _experts.mlp(layer["mlp"], _sharding.read(h, axes.tensor)), None
+    return drop(_sharding.summed(y, axes.tensor), 0), expert
 
 
 def tokens_mixed(
@@ -101,14 +111,23 @@ def tokens_mixed(
     x: jax.Array,
     drop: Drop,
     implementation: _dispatch.Implementation | None,
+    axes: Axes = _sharding.NONE,
 ) -> tuple[jax.Array | None, jax.Array]:
     """The scores of the gate and what mixer and attention add to the stream."""
-    h = rms_norm(x, layer["norm_mixer"])
+    h = _sharding.read(rms_norm(x, layer["norm_mixer"]), axes.tensor)
     mixed = mixer.apply(
-        layer["mixer"], h, groups=config.heads, drop=drop, implementation=implementation
+        layer["mixer"],
+        h,
+        groups=_sharding.share(axes, heads=config.heads)["heads"],
+        drop=_sharding.sliced(drop, axes.tensor),
+        axis_name=axes.sequence,
+        implementation=implementation,
     )
     if not config.attention:
-        return None, drop(mixed.output, 2)
+        return None, drop(_sharding.summed(mixed.output, axes.tensor), 2)
+    if axes.tensor is not None:
+        qkv = _sharding.columns(layer["attention"]["qkv"], 3, axes.tensor)
+        layer = layer | {"attention": layer["attention"] | {"qkv": qkv}}
     score = gated.score(layer["attention"], mixed.openness)
     if config.memory is not None:
         if implementation == "mosaic_gpu":  # which serves attention alone
@@ -123,11 +142,11 @@ def tokens_mixed(
             score,
             local_window=config.local_window,
             rotary_base=config.rotary_base,
+            axis_name=axes.sequence,
             implementation=implementation,
         )
-    if not config.mixer:
-        return score, drop(attended, 3)
-    return score, drop(mixed.output, 2) + drop(attended, 3)
+    y = drop(mixed.output, 2) + drop(attended, 3) if config.mixer else drop(attended, 3)
+    return score, _sharding.summed(y, axes.tensor)
 
 
 def at(drop: Drop, first: int) -> Drop:

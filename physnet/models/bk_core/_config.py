@@ -16,7 +16,9 @@ class BKCoreConfig:
     nearest tokens included. `hidden=None` is 5/2 of the width. `chains` is the number of
     Hamiltonians of a layer, shared out evenly among the attention heads; `soft_gate` and
     `learn_hopping` are as in `nn.attention.init` and `nn.mixer.init`, `rotary_base` as in
-    `nn.layers.rotary`; `dropout` acts where `apply` gets a key.
+    `nn.layers.rotary`. `dropout` acts where `apply` gets a key, and so does `token_dropout`, the
+    share of tokens whose embedding is 0 in training: then what the mixer holds of a text is never
+    quite the same twice, and a model that sees few texts often cannot learn them by heart.
 
     With `experts` > 0 the feed-forward is a mixture of so many (`moe`), without a router: a learned
     map takes the normed stream to tangent coordinates of a hyperbolic space of `route_dim`
@@ -63,6 +65,7 @@ class BKCoreConfig:
     learn_hopping: bool = False
     rotary_base: float = 1000.0
     dropout: float = 0.0
+    token_dropout: float = 0.0
     experts: int = 0
     expert_top_k: int = 1
     expert_width: int | None = None
@@ -89,8 +92,9 @@ class BKCoreConfig:
             raise ValueError(f"chains must be a multiple of heads={self.heads}, got {self.chains}")
         if not 0.0 <= self.density <= 1.0:
             raise ValueError(f"density must be in [0, 1], got {self.density}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name in ("dropout", "token_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0.0 <= self.teleport < math.inf:
             raise ValueError(f"teleport must be a finite number >= 0, got {self.teleport}")
         _checks.one_of("teleport_mode", self.teleport_mode, ("dyson", "chain", "gated"))
@@ -101,6 +105,12 @@ class BKCoreConfig:
                 raise ValueError("soft_gate must be False with memory, where scores are masses")
         if not (self.mixer or self.attention):
             raise ValueError("mixer or attention must be True: tokens would not see each other")
+        gate_alone = self.memory is None and not self.mixer
+        if gate_alone and self.density == 0.0 and not self.local_window:
+            raise ValueError(
+                "density or local_window must be above 0 without mixer and memory: tokens would "
+                "not see each other"
+            )
         _checks.positive_int("experts", self.experts, minimum=0)
         for name in ("expert_top_k", "route_dim"):
             _checks.positive_int(name, getattr(self, name))

@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from physnet import _dispatch, _varying, dyson, teleport
+from physnet.models import _sharding
+from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core._block import SITES, Params, Stream, begin, block
 from physnet.models.bk_core._config import BKCoreConfig
@@ -33,6 +35,7 @@ def jumping(
     *,
     key: jax.Array | None,
     implementation: _dispatch.Implementation | None,
+    axes: Axes,
     report: bool,
 ) -> tuple[Stream, Any]:
     """The stream after all blocks, and their (score, expert) with layers on axis 0.
@@ -45,7 +48,8 @@ def jumping(
 
     def one(own: Any, x: Stream) -> Any:
         index, layer = own
-        return block(config, layer, x, dropout_at(config.dropout, key, index), implementation)
+        drop = dropout_at(config.dropout, key, index)
+        return block(config, layer, x, drop, implementation, axes)
 
     def step(own: Any, h: Any) -> Any:
         x, reports = h
@@ -67,7 +71,7 @@ def jumping(
         reports = jax.tree.map(lambda s: jnp.zeros((config.layers, *s.shape), s.dtype), shapes)
         reports = _varying.alike(reports, x, params["layers"])
     if config.teleport_mode == "gated":
-        rho = _rho(config, params, x)
+        rho = _rho(config, params, x, axes)
     else:
         rho = jnp.ones((config.layers,), jnp.float32)
     if isinstance(strength, (int, float)):
@@ -203,12 +207,12 @@ def _whole(config: BKCoreConfig, x: Stream) -> jax.Array:
     return jnp.stack(x, 1) if config.reversible else x
 
 
-def _layer(config: BKCoreConfig) -> Any:
+def _layer(config: BKCoreConfig, axes: Axes = _sharding.NONE) -> Any:
     """A block on one sequence's stream, as one array."""
 
     def one(own: Params, x: jax.Array) -> jax.Array:
         stream = (x[:1], x[1:]) if config.reversible else x[None]
-        return _whole(config, block(config, own, stream, dropout(0.0, None), "xla").x)[0]
+        return _whole(config, block(config, own, stream, dropout(0.0, None), "xla", axes).x)[0]
 
     return one
 
@@ -226,12 +230,17 @@ def dropout_at(rate: float, key: jax.Array | None, index: jax.Array) -> Drop:
     return drop
 
 
-def _rho(config: BKCoreConfig, params: Params, x: Stream) -> jax.Array:
+def _rho(config: BKCoreConfig, params: Params, x: Stream, axes: Axes) -> jax.Array:
     """tr J / d of each block (L,), by two probes of the first sequence's beginning."""
+    if axes.sequence is not None:
+        raise ValueError(
+            "axes.sequence must be None with teleport_mode='gated', which probes the beginning of "
+            f"a sequence, got {axes.sequence!r}"
+        )
     x = _whole(config, x)[0, ..., :PIECE, :]
     layers, x = lax.stop_gradient((params["layers"], x))
     key = _like(jax.random.key(0), x)
-    return dyson.probe_layers(_layer(config), layers, x, key=key, probes=2).rho
+    return dyson.probe_layers(_layer(config, axes), layers, x, key=key, probes=2).rho
 
 
 def _like(key: jax.Array, x: jax.Array) -> jax.Array:

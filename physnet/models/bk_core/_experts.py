@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet import hyperbolic, moe
+from physnet.models import _sharding
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.nn.layers import accurate, linear
 
@@ -73,12 +74,19 @@ def routing(config: BKCoreConfig, layer: Params, x: Float[Array, "n w"]) -> moe.
 
 
 def apply(
-    config: BKCoreConfig, layer: Params, x: Float[Array, "b t w"]
+    config: BKCoreConfig,
+    layer: Params,
+    x: Float[Array, "b t w"],
+    *,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, "b t w"], jax.Array]:
-    """Outputs for the normed stream, and the experts (B, T, k) that made them. Drops no token."""
+    """Outputs for the normed stream, and the experts (B, T, k) that made them. Drops no token.
+
+    Experts may be split over a mesh axis, as in `moe.apply`.
+    """
     flat = x.reshape(-1, x.shape[-1])
     found = routing(config, layer, flat)
-    y = moe.apply(flat, found, mlp, layer["mlp"])
+    y = moe.apply(flat, found, mlp, layer["mlp"], axis_name=axis_name)
     assert isinstance(y, jax.Array)  # no info was asked for
     return y.reshape(x.shape), found.expert.reshape(*x.shape[:2], -1)
 
@@ -91,10 +99,13 @@ def place(layer: Params, x: Float[Array, "b t w"], key: jax.Array) -> Float[Arra
     return found.centroids.astype(centroids.dtype)
 
 
-def load(config: BKCoreConfig, expert: jax.Array) -> dict[str, jax.Array]:
-    """How evenly the experts (L, B, T, k) of all layers are used."""
-    found = jax.vmap(lambda one: moe.load(one, experts=config.experts))(expert)
-    share = found.count.astype(jnp.float32) / (expert.size // expert.shape[0])
+def load(
+    config: BKCoreConfig, expert: jax.Array, axis_name: str | None = None
+) -> dict[str, jax.Array]:
+    """How evenly the experts (L, B, T, k) of all layers are used, over all pieces of a sequence."""
+    every = _sharding.gathered(expert, axis_name, axis=2)
+    found = jax.vmap(lambda one: moe.load(one, experts=config.experts))(every)
+    share = found.count.astype(jnp.float32) / (every.size // every.shape[0])
     return {
         "expert": expert,
         "expert_load": share,

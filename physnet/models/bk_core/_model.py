@@ -15,7 +15,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet import _dispatch, scattering
-from physnet.models._tokens import check_tokens, embed
+from physnet.models import _sharding
+from physnet.models._axes import Axes
+from physnet.models._tokens import check_tokens, embed, hide
 from physnet.models.bk_core import _block, _depth, _experts, _reversible
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
@@ -102,6 +104,7 @@ def apply(
     dtype: Any = jnp.float32,
     return_info: bool = False,
     teleport: ArrayLike | None = None,
+    axes: Axes | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Any:
     """Logits of the next token at every position. No logit depends on a later token.
@@ -112,18 +115,28 @@ def apply(
     keeps activations; with `return_info` they do, and logits differ by the lattice's 2^-22, which
     blocks amplify.
 
+    Within `jax.shard_map`, `axes` says over which mesh axes the model is split: parameters as
+    `partition` has them, and this device's piece of the tokens. The logits are those of the piece,
+    the same over the tensor axis; they and all gradients equal those of one device up to rounding.
+    Over the tensor axis each block adds up its outputs twice; over the sequence the recurrence
+    exchanges its states, and attention gathers the keys and values that the gate may use; over the
+    expert axis tokens travel to their experts. The tensor axis changes no dropout mask, but each
+    piece of a sequence draws masks of its own, and for the axes of the batch it is the caller who
+    folds the device's index into the key.
+
     Args:
         config: the sizes.
         params: as `init` returns them, gates set by `calibrate`.
         tokens: (B, T) integers in [0, V); the logits from a token outside on are NaN.
-        key: a random key that switches dropout on (where `config.dropout > 0`): on potentials,
-            sources and the outputs of the three parts.
+        key: a random key that switches dropout on: `config.dropout` on potentials, sources and the
+            outputs of the three parts, `config.token_dropout` on whole tokens.
         dtype: of activations and matrix products; the recurrence, norms, softmax and logits are
             at least float32.
         return_info: also return what the model reports about itself; costs O(T^2) booleans. Has no
             gradient where others jump.
         teleport: a strength in place of `config.teleport`, a number or (L,) as in `teleport.scan`.
             May be traced: to anneal it, or for `teleport.gradients`.
+        axes: the mesh axes that split the model, for use within `jax.shard_map`, as above.
         implementation: of the recurrence and of attention; None for the fastest of each.
 
     Returns:
@@ -133,9 +146,13 @@ def apply(
         `score`, the gates' scores (L, B, T, N). With experts also `expert`, those of each token
         (L, B, T, k), the nearest first; `expert_load`, the share of all assignments
         that each takes (L, E); `effective_experts` and `expert_imbalance` (L,), as in `moe.Load`.
+        Of a split model scores are those of this device's heads; shares and loads are of the whole
+        sequences of the device's batch.
 
     Raises:
-        ValueError: tokens are not (B, T), or T is 0.
+        ValueError: tokens are not (B, T), or T is 0; axes that tokens are not split over as `Axes`
+            says, that heads cannot be shared out over, or a sequence axis with a memory or with
+            `teleport_mode="gated"`.
         TypeError: tokens are not integers.
 
     Example:
@@ -149,9 +166,12 @@ def apply(
         True
     """
     check_tokens(tokens)
-    x = _block.begin(config, embed(params["token"], tokens, dtype))
+    axes = _split(config, tokens, axes)
+    key = _sharding.own_key(key, axes.sequence)
+    x = hide(config.token_dropout, key, embed(params["token"], tokens, dtype))
+    x = _block.begin(config, x)
     strength = config.teleport if teleport is None else teleport
-    options: Any = {"key": key, "implementation": implementation}
+    options: Any = {"key": key, "implementation": implementation, "axes": axes}
     reports: Any = (None, None)
     if not _depth.still(strength):
         x, reports = _depth.jumping(config, params, x, strength, report=return_info, **options)
@@ -159,14 +179,16 @@ def apply(
         x = _reversible.stream(config, params, x, **options)
     else:
         x, reports = _in_turn(config, params, x, report=return_info, **options)
-    logits = readout(params, _block.end(config, x))
+    logits = readout(params, _sharding.settled(_block.end(config, x), axes.tensor))
     if not return_info:
         return logits
     score, expert = reports
     info = {"kept_pairs": jnp.zeros((), jnp.float32)}
     if score is not None:
-        info = {"kept_pairs": _share(config, params, score), "score": score}
-    return logits, info | (_experts.load(config, expert) if config.experts else {})
+        info = {"kept_pairs": _share(config, params, score, axes), "score": score}
+    if config.experts:
+        info |= _experts.load(config, _sharding.settled(expert, axes.tensor), axes.sequence)
+    return logits, info
 
 
 def calibrate(
@@ -293,6 +315,7 @@ def _in_turn(
     *,
     key: jax.Array | None,
     implementation: _dispatch.Implementation | None,
+    axes: Axes,
     report: bool,
 ) -> tuple[_block.Stream, Any]:
     """The stream after all blocks, and their (score, expert) with layers on axis 0."""
@@ -301,29 +324,53 @@ def _in_turn(
     for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
         layer = _block.layer_params(params, index)
         own = _block.at(drop, _block.SITES * index)
-        x, *reported = _block.block(config, layer, x, own, implementation)
+        x, *reported = _block.block(config, layer, x, own, implementation, axes)
         reports.append(reported)
     if not report:
         return x, None
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports)
 
 
-def _share(config: BKCoreConfig, params: Params, score: jax.Array) -> jax.Array:
+def _split(config: BKCoreConfig, tokens: jax.Array, axes: Axes | None) -> Axes:
+    """The axes, where this model can be split over them."""
+    if axes is None:
+        return _sharding.NONE
+    _sharding.check(axes, tokens)
+    _sharding.share(axes, heads=config.heads)
+    if axes.sequence is not None and config.memory is not None:
+        raise ValueError(
+            "axes.sequence must be None with config.memory, which takes tokens one after another, "
+            f"got {axes.sequence!r}"
+        )
+    if axes.expert is not None and not config.experts:
+        raise ValueError(f"axes.expert must be None without experts, got {axes.expert!r}")
+    return axes
+
+
+def _share(config: BKCoreConfig, params: Params, score: jax.Array, axes: Axes) -> jax.Array:
     """Of causal pairs, those that attention computes (mean over layers and heads)."""
-    time = score.shape[2]
+    time = score.shape[2] * _sharding.size(axes.sequence)
     if config.memory is not None:
         return jnp.asarray(memory.share(config.memory, time), jnp.float32)
     shares = []
     for index, of_layer in enumerate(score):
-        kept = _pairs(config, _block.layer_params(params, index), of_layer)
+        kept = _pairs(config, _block.layer_params(params, index), of_layer, axes.sequence)
         shares.append(jnp.mean(jnp.sum(kept, (-1, -2), jnp.float32)) / (time * (time + 1) / 2))
-    return jnp.mean(jnp.stack(shares))
+    found = _sharding.summed(jnp.mean(jnp.stack(shares)), axes.sequence)
+    return found if axes.tensor is None else jax.lax.pmean(found, axes.tensor)
 
 
-def _pairs(config: BKCoreConfig, layer: Params, score: jax.Array) -> jax.Array:
-    by_head = jnp.moveaxis(score, -1, -2)  # (B, N, T)
+def _pairs(
+    config: BKCoreConfig, layer: Params, score: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+    """(B, N, T, S): of the queries of this piece of the sequence, with the keys of all of them."""
+    query = key = jnp.moveaxis(score, -1, -2)  # (B, N, T)
+    if axis_name is not None:
+        key = jax.lax.all_gather(query, axis_name, axis=2, tiled=True)
     threshold = layer["attention"]["threshold"][None]
-    i = jnp.arange(score.shape[1], dtype=jnp.int32)
-    distance = (i[:, None] - i[None])[None, None]
-    gate = scattering.pair_gate(by_head, by_head, threshold)
+    i = jnp.arange(query.shape[-1], dtype=jnp.int32)
+    i = i + _sharding.offset(axis_name, query.shape[-1])
+    j = jnp.arange(key.shape[-1], dtype=jnp.int32)
+    distance = (i[:, None] - j[None])[None, None]
+    gate = scattering.pair_gate(query, key, threshold)
     return (gate | (distance < config.local_window)) & (distance >= 0)

@@ -1,5 +1,6 @@
 """Scores of matrices as their factors, for Kronecker metrics without a gradient an example."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from physnet import _checks
 from physnet.optim._fisher._metric import OuterScores
 
 Tap = Callable[[str, Any, Any], Any]
@@ -52,6 +54,7 @@ def outer_scores(
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
         curvature", arXiv 1503.05671.
     """
+    _checks.function("log_likelihood", log_likelihood)
     shapes: dict[str, Any] = {}
 
     def record(name, x, y):
@@ -82,6 +85,8 @@ def outer_scores(
     outputs, inputs = jax.grad(total, has_aux=True)(offsets)
     found = {}
     for name in shapes:
-        x, d = (y.reshape(-1, y.shape[-1]) for y in (inputs[name], outputs[name]))
+        x, d = (
+            y.reshape(math.prod(y.shape[:-1]), y.shape[-1]) for y in (inputs[name], outputs[name])
+        )
         found[name] = OuterScores(x, d / len(d) ** 0.5)
     return found

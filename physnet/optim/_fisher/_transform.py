@@ -141,6 +141,7 @@ def fisher_adam(
     _charts.one_number(learning_rate=learning_rate, damping=damping)
     for name, value in (("b1", b1), ("b2", b2)):
         _charts.in_range(name, value, 0.0, 1.0)
+    power = _checks.number("power", power)
     _charts.in_range("power", power, 0.0, float("inf"), open_below=True)
     if not callable(damping):
         _charts.in_range("damping", damping, 0.0, float("inf"))
@@ -185,6 +186,11 @@ def fisher_adam(
                 steps.append(grad)
                 continue
             old = means[index]
+            if old is None or jnp.shape(grad) != old.shape:
+                raise ValueError(
+                    f"fisher_adam: updates must have the shapes of params, got {jnp.shape(grad)} "
+                    f"beside {getattr(old, 'shape', None)}"
+                )
             d1, d2, extra = (jnp.asarray(value, old.dtype) for value in (b1, b2, damp))
             means[index] = d1 * old + (1 - d1) * jnp.asarray(grad, old.dtype)
             mean = means[index] / (1 - d1 ** count.astype(old.dtype))

@@ -68,15 +68,19 @@ def categorical_rows(
     """
     params = jax.tree.map(lambda x: _checks.real("params", x), params)
     _checks.stacked("inputs", inputs, "that of samples")
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels must be integers, got dtype {labels.dtype}")
+    _checks.function("logits", logits)
+    labels = _checks.integer("labels", labels)
     root = _rows.roots(weights, labels.shape, params)
     found = _rows.wide(_rows.over(lambda x: logits(params, x), inputs, chunk))
     if found.shape[:-1] != labels.shape:
         raise ValueError(
             "labels must have one class for each of the logits' predictions "
             f"{found.shape[:-1]}, got shape {labels.shape}"
+        )
+    if not jnp.issubdtype(found.dtype, jnp.floating) or not found.shape[-1]:
+        raise ValueError(
+            "logits must be real and of one class at least, got "
+            f"{found.dtype}{found.shape[1:]} of an example"
         )
     root = root.astype(found.dtype)
     # Below e^-80 float32 would lose q, and with it the gradient q / q of the label's own logit.

@@ -60,6 +60,7 @@ def likelihood_rows(
         gradient descent", arXiv 1905.12558.
     """
     params = jax.tree.map(lambda x: _checks.real("params", x), params)
+    _checks.function("log_likelihood", log_likelihood)
     count = _checks.stacked("examples", examples, "that of samples")
     root = _rows.roots(weights, (count,), params)
     if products:

@@ -166,7 +166,7 @@ def imaginary_time(
         **others: Any,
     ) -> tuple[Any, ImaginaryTimeState]:
         del others  # those of other transformations in a chain
-        _leaves.needs_params("imaginary_time", params)
+        _leaves.needs_params("imaginary_time", params, None)
         if jacobian is None or (residual is None and updates is None):
             raise ValueError(
                 "imaginary_time needs rows of the metric, and a residual or gradients: call "

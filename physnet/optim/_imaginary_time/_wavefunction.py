@@ -49,6 +49,9 @@ def local_energies(
         >>> print(local_energies(log_psi, jnp.array(0.0), up, flipped, elements))
         [-1. -1.]
     """
+    _checks.function("log_psi", log_psi)
+    samples, connected = _checks.array("samples", samples), _checks.array("connected", connected)
+    elements = _checks.inexact("elements", elements)
     if connected.shape[:1] != samples.shape[:1] or connected.shape[:2] != elements.shape:
         raise ValueError(
             "connected (samples, links, ...) and elements (samples, links) must fit samples, got "

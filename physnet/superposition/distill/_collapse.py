@@ -71,8 +71,8 @@ def boltzmann_weights(
     if losses.ndim != 1 or losses.size == 0:
         raise ValueError(f"losses must have shape (K,) with K >= 1, got {losses.shape}")
     wide = jnp.float64 if losses.dtype == jnp.float64 else jnp.float32
+    known = _checks.known("inverse_temperature", inverse_temperature)
     rate = jnp.asarray(inverse_temperature, wide)
-    known = _checks.concrete(rate)
     if rate.shape != () or (known is not None and not np.all(known >= 0)):
         raise ValueError(f"inverse_temperature must be one number >= 0, got {inverse_temperature}")
     finite = jnp.isfinite(losses)
@@ -169,7 +169,7 @@ def collapse(
         return Collapse(params, spread, effective)
 
     def value(params):
-        loss = jnp.asarray(loss_fn(params), shares.dtype)
+        loss = jnp.asarray(_checks.function("loss_fn", loss_fn)(params), shares.dtype)
         if loss.shape != ():
             raise ValueError(f"loss_fn must return one number, got shape {loss.shape}")
         return loss
@@ -193,7 +193,9 @@ def collapse(
     times = jnp.arange(1, points + 1, dtype=shares.dtype) / (points + 1)
     highest = jnp.max(jnp.maximum(lax.map(rise, times), 0.0), 0)
     barriers = jnp.where(taken, jnp.where(jnp.isnan(highest), jnp.inf, highest), 0.0)
-    limit = jnp.asarray(tolerance, shares.dtype)
+    limit = _checks.array("tolerance", tolerance, shares.dtype)
+    if limit.ndim:
+        raise ValueError(f"tolerance must be one number, got shape {limit.shape}")
     one_basin = (loss - mean_loss <= limit) & (jnp.max(barriers) <= limit)
     return Collapse(params, spread, effective, loss, mean_loss, losses, barriers, one_basin)
 

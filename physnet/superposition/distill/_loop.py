@@ -116,6 +116,7 @@ def step(
         )
 
     def loss(params):
+        _checks.function("apply", apply)
         logits = apply(params, inputs) if key is None else apply(params, inputs, key=key)
         losses = objective(
             logits,

@@ -98,7 +98,7 @@ def shares(weights: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Weights of sum 1 over axis 0, with as many axes as `shape` = (K, ...)."""
     if weights is None:
         return jnp.full((shape[0],) + (1,) * (len(shape) - 1), 1 / shape[0], dtype)
-    weights = jnp.asarray(weights)
+    weights = _checks.array("weights", weights)
     if jnp.issubdtype(weights.dtype, jnp.complexfloating):
         raise TypeError(f"weights must be real, got dtype {weights.dtype}")
     fits = weights.ndim == len(shape) and all(

@@ -79,7 +79,7 @@ def objective(
         Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015).
     """
     _checks.one_of("direction", direction, ("forward", "reverse"))
-    share = _checks.concrete(hard_weight)
+    share = _checks.known("hard_weight", hard_weight)
     outside = share is not None and not np.all((share >= 0) & (share <= 1))
     if np.shape(hard_weight) != () or outside:
         raise ValueError(f"hard_weight must be one number in [0, 1], got {hard_weight}")

@@ -57,6 +57,7 @@ def ensemble_log_probs(
     size = count if chunk is None else min(_checks.positive_int("chunk", chunk), count)
     teachers, inputs = lax.stop_gradient((teachers, inputs))
 
+    _checks.function("apply", apply)
     one = jax.eval_shape(apply, jax.tree.map(lambda leaf: leaf[0], teachers), inputs)
     array = isinstance(one, jax.ShapeDtypeStruct)
     if not array or not jnp.issubdtype(one.dtype, jnp.floating) or one.ndim < 1:

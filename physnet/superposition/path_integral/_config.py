@@ -43,7 +43,7 @@ def checked(config: Config) -> Config:
     count = _checks.positive_int("particles", config.particles, minimum=2)
     if config.antithetic and count % 2:
         raise ValueError(f"particles must be even with antithetic=True, got {count}")
-    if not 0 < config.effective < 1:
+    if not 0 < _checks.number("effective", config.effective) < 1:
         raise ValueError(f"effective must be between 0 and 1, got {config.effective}")
     _checks.one_of("covariance", config.covariance, get_args(Covariance))
     for name in ("directions", "rank", "chunk"):

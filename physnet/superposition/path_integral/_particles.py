@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from physnet import _varying
+from physnet import _checks, _varying
 from physnet.superposition.path_integral import _noise
 from physnet.superposition.path_integral._config import Config
 from physnet.superposition.path_integral._perturbed import Perturbed
@@ -70,6 +70,7 @@ def losses(
     args: tuple[Any, ...],
 ) -> Float[Array, "K"]:
     """Losses of the particles params + scale(z_j): float32, or float64 where the function's are."""
+    _checks.function("loss_fn", loss_fn)
     layout = _layout(params, config)
 
     def one(index):

@@ -32,10 +32,10 @@ class Weights(NamedTuple):
 
 def checked(temperature: ArrayLike, dtype: Any) -> Array:
     """lambda as a scalar of this dtype; an error where it is known to be no number >= 0."""
+    known = _checks.known("temperature", temperature)
     inverse = jnp.asarray(temperature, dtype)
     if inverse.size != 1:
         raise ValueError(f"temperature must be one number, got shape {inverse.shape}")
-    known = _checks.concrete(temperature)
     if known is not None and not np.all((known >= 0) & (known < np.inf)):
         raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
     return inverse.reshape(())
@@ -85,9 +85,9 @@ def weights(
     losses = _checks.real("losses", losses)
     if losses.ndim != 1 or not losses.size:
         raise ValueError(f"losses must have one axis, of K >= 1, got shape {losses.shape}")
-    share = _checks.concrete(effective)
-    if share is not None and not 0 < share < 1:
-        raise ValueError(f"effective must be between 0 and 1, got {effective}")
+    share = _checks.known("effective", effective)
+    if jnp.size(effective) != 1 or (share is not None and not np.all((share > 0) & (share < 1))):
+        raise ValueError(f"effective must be one number between 0 and 1, got {effective}")
     losses = losses.astype(np.promote_types(losses.dtype, np.float32))
     usable = jnp.isfinite(losses)
     any_usable = jnp.any(usable)

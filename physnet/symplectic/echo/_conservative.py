@@ -67,6 +67,8 @@ def check_conservative(
     position = jax.tree.map(lambda x: _arguments.strong(_checks.real("position", x)), position)
     force = _arguments.checked(force)
     leaves, tree = jax.tree.flatten(position)
+    if not leaves:
+        raise ValueError("position must hold at least one array, got none")
     wide = _problem.wide(leaves)
 
     def normal(key: Any) -> Any:

@@ -192,6 +192,7 @@ def _like(name: str, tree: Any, other: str, wanted: Any) -> Any:
 
 def _scalar(potential: Potential) -> Potential:
     """`potential`, with an error unless it gives one real number."""
+    _checks.function("potential", potential)
 
     def call(params: Any, position: Any, given: Any) -> Scalar:
         value = _checks.real(
