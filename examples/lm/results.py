@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lm import memory, metrics, ppmd, sampling
+from lm import memory, metrics, ppmd, processes, sampling
 from lm.checkpoints import digest
 from lm.corpus import Corpus
+from lm.devices import ONE, OneDevice
 from lm.evaluation import Evaluation, Evaluator
 from lm.members import mixture
 from lm.rows import Model
@@ -105,19 +106,28 @@ def compressor(corpus: Corpus) -> Result:
 
 
 def trained(
-    model: Model, corpus: Corpus, settings: Settings, folder: Path, *, console: Console
+    model: Model,
+    corpus: Corpus,
+    settings: Settings,
+    folder: Path,
+    *,
+    console: Console,
+    devices: OneDevice = ONE,
 ) -> Result:
     """The row of a model: trained (or resumed, or found trained) in its folder, then measured."""
-    evaluator = held_out(model, corpus, settings)
-    done = train(model, corpus, settings.training, evaluator, folder, console=console)
-    return measured(model, done, corpus, settings, folder, evaluator=evaluator)
+    evaluator = held_out(model, corpus, settings, devices=devices)
+    options: Any = {"devices": devices, "input": settings.input}
+    done = train(model, corpus, settings.training, evaluator, folder, console=console, **options)
+    return measured(model, done, corpus, settings, folder, evaluator=evaluator, devices=devices)
 
 
-def held_out(model: Model, corpus: Corpus, settings: Settings) -> Evaluator:
+def held_out(
+    model: Model, corpus: Corpus, settings: Settings, *, devices: OneDevice = ONE
+) -> Evaluator:
     """Measures a row on held-out text, an ensemble by its mixture."""
     training = settings.training
-    whole = mixture(model)
-    return Evaluator(whole, corpus.validation, block=training.block, dtype=training.dtype)
+    options: Any = {"block": training.block, "dtype": training.dtype, "devices": devices}
+    return Evaluator(mixture(model), corpus.validation, **options)
 
 
 def part(label: str, found: Evaluation) -> Part:
@@ -132,10 +142,16 @@ def measured(
     folder: Path,
     *,
     evaluator: Evaluator,
+    devices: OneDevice = ONE,
 ) -> Result:
-    """The row of a model whose schedule is over."""
+    """The row of a model whose schedule is over; only the first process makes all of it."""
     training, params, whole = settings.training, done.params, mixture(model)
     final = evaluator.evaluate(params)
+    if not processes.first():
+        return Result(model.name, model.label, final.nats)
+    # Programs of several processes are compiled by all of them at once, or by none.
+    depths = settings.depths if not processes.several() else ()
+    text = None if settings.input == "grain" else len(corpus.train)
     tokens = training.batch * training.block
     return Result(
         name=model.name,
@@ -147,7 +163,7 @@ def measured(
         seconds=done.seconds,
         layers=model.config.layers,
         memory={model.config.layers: done.memory}
-        | memory.at_other_depths(model, training, settings.depths, text=len(corpus.train)),
+        | memory.at_other_depths(model, training, depths, text=text, devices=devices),
         experts=_experts(model, params, corpus, training, final.experts),
         curve=tuple(
             Point(record["step"], record["step"] * tokens, record["seconds"], record["loss"])
@@ -174,7 +190,9 @@ def _gate(model: Model, params: Any, piece: np.ndarray, corpus: Corpus) -> Gate 
     if model.pairs is None:
         return None
     pairs = jax.jit(model.pairs, static_argnums=0)
-    kept = np.asarray(pairs(model.config, params, jnp.asarray(piece)[None])[-1, 0], np.float64)
+    kept = np.asarray(
+        pairs(model.config, params, jnp.asarray(piece, jnp.int32)[None])[-1, 0], np.float64
+    )
     return Gate(corpus.decode(piece), kept.mean(axis=0))
 
 
@@ -189,7 +207,7 @@ def _experts(
         return None
     count = min(SPECIALISATION, max(1, len(corpus.validation) // training.block))
     text = corpus.validation[: count * training.block]
-    rows = jnp.asarray(text).reshape(count, -1)
+    rows = jnp.asarray(text, jnp.int32).reshape(count, -1)
 
     @jax.jit
     def chosen(params: Any, rows: jax.Array) -> jax.Array:

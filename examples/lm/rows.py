@@ -1,23 +1,19 @@
 """The models that the table compares, each behind the same functions."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
+from lm import ablations
 from lm.errors import UserError
-from lm.settings import Direction, Settings
+from lm.settings import BKCore, Direction, Settings, Sizes, Transformer
 from physnet.models import bk_core, transformer
 
-ABLATIONS = (
-    ("bk-mixer", "mixer only", {"attention": False}),
-    ("bk-attention", "gated attention only", {"mixer": False}),
-    ("bk-dense", "dense attention only", {"mixer": False, "density": 1.0}),
-)
-DEPTH = ("bk-teleport", "bk-isometry", "bk-reversible")
-"""BK-Core whose gradients jump over blocks, with a penalty on blocks that keep no lengths, and of
-blocks that keep no activations."""
+ABLATIONS = ablations.TOKENS
+DEPTH = tuple(change.name for change in ablations.DEPTH)
 
 PIECE = 256
 """Characters of a window that the isometry penalty sees at most."""
@@ -58,6 +54,8 @@ class Model(NamedTuple):
     that with a key also places their centroids. One with a `penalty` has that in its training loss,
     one with a `teacher` learns from that. With `members` the row is an ensemble of so many models
     of consecutive seeds: the functions are those of one, and parameters have a leading axis.
+    `partition(config, params, axes)` says how the axes of a mesh split the parameters, for `apply`
+    with these `axes` on each device.
     """
 
     name: str
@@ -72,6 +70,7 @@ class Model(NamedTuple):
     penalty: Penalty | None = None
     teacher: Teacher | None = None
     members: int = 0
+    partition: Callable[..., Any] | None = None
 
     def deeper(self, layers: int) -> "Model":
         """The same model with another number of layers."""
@@ -95,16 +94,9 @@ def models(settings: Settings, vocab_size: int) -> list[Model]:
             rows.append(_bk_core(settings, vocab_size, target, "bk", "BK-Core"))
         if "bk-experts" in settings.rows:
             rows.append(_with_experts(settings, vocab_size, target))
-        if settings.ablate:
-            for name, label, without in ABLATIONS:
-                rows.append(_bk_core(settings, vocab_size, target, name, label, **without))
-        if settings.ablate or "bk-teleport" in settings.rows:
-            rows.append(_teleporting(settings, vocab_size, target))
-        if settings.ablate or "bk-isometry" in settings.rows:
-            rows.append(_isometric(settings, vocab_size, target))
-        if settings.ablate or "bk-reversible" in settings.rows:
-            label = "BK-Core, reversible"
-            rows.append(_bk_core(settings, vocab_size, target, DEPTH[2], label, reversible=True))
+        for change in (*ablations.TOKENS, *ablations.DEPTH):
+            if settings.ablate or change.name in settings.rows:
+                rows.append(_changed(settings, vocab_size, target, change))
         return rows
     except ValueError as error:
         raise UserError(f"these sizes make no model: {error}") from error
@@ -116,26 +108,57 @@ def plain(settings: Settings, vocab_size: int) -> Model:
     return model
 
 
+def variant(
+    settings: Settings,
+    vocab_size: int,
+    name: str,
+    label: str,
+    *,
+    isometry: bool = False,
+    **fields: Any,
+) -> Model:
+    """BK-Core of the plain transformer's size with other fields of its config.
+
+    Raises:
+        UserError: the sizes do not fit together (the message names the one).
+    """
+    try:
+        baseline = _transformer(settings, vocab_size)
+        target = parameters(baseline.init, baseline.config)
+        change = ablations.Change(name, label, lambda _: fields, isometry)
+        return _changed(settings, vocab_size, target, change)
+    except ValueError as error:
+        raise UserError(f"these sizes make no model: {error}") from error
+
+
 def parameters(init: Callable[..., Any], config: Any) -> int:
     """Number of parameters of a model, without building it."""
     shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def match_hidden(init: Callable[..., Any], config: Any, target: int, *, multiple: int = 1) -> Any:
+def match_hidden(
+    init: Callable[..., Any],
+    config: Any,
+    target: int,
+    *,
+    multiple: int = 1,
+    field: str = "hidden",
+) -> Any:
     """The config with the `hidden` width whose number of parameters is nearest to `target`.
 
     Args:
         init, config: of a model.
         target: number of parameters.
         multiple: the width is a multiple of this where that stays within 1%.
+        field: another width inside feed-forwards in its place.
 
     Raises:
         UserError: even the nearest one is more than 1% away.
     """
 
     def count(hidden: int) -> int:
-        return parameters(init, dataclasses.replace(config, hidden=hidden))
+        return parameters(init, dataclasses.replace(config, **{field: hidden}))
 
     smallest = count(1)
     each = count(2) - smallest  # the number of parameters is affine in the hidden width
@@ -151,7 +174,7 @@ def match_hidden(init: Callable[..., Any], config: Any, target: int, *, multiple
             f"no hidden width gives {type(config).__name__} about {target} parameters: "
             f"{hidden} gives {count(hidden)}; choose other --sizes"
         )
-    return dataclasses.replace(config, hidden=hidden)
+    return dataclasses.replace(config, **{field: hidden})
 
 
 def decayed(params: Any) -> Any:
@@ -173,6 +196,12 @@ def kinds(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(kind, params)
 
 
+def _rates(sizes: Sizes, own: Transformer | BKCore) -> dict[str, float]:
+    """What training leaves out of a model."""
+    dropout = sizes.dropout if own.dropout is None else own.dropout
+    return {"dropout": dropout, "token_dropout": own.token_dropout}
+
+
 def _transformer(settings: Settings, vocab_size: int) -> Model:
     sizes = settings.sizes
     config = transformer.TransformerConfig(
@@ -182,11 +211,12 @@ def _transformer(settings: Settings, vocab_size: int) -> Model:
         width=sizes.width,
         hidden=settings.transformer.hidden,
         context=settings.training.block,
-        dropout=sizes.dropout,
+        **_rates(sizes, settings.transformer),
     )
     rate = settings.transformer.learning_rate
     init, apply = transformer.init, transformer.apply
-    return Model("transformer", "plain transformer", rate, config, init, apply)
+    model = Model("transformer", "plain transformer", rate, config, init, apply)
+    return model._replace(partition=transformer.partition)
 
 
 def _bk_core(
@@ -197,20 +227,26 @@ def _bk_core(
         layers=settings.sizes.layers,
         heads=settings.sizes.heads,
         width=settings.sizes.width,
-        dropout=settings.sizes.dropout,
+        **_rates(settings.sizes, settings.bk),
         chains=settings.bk.chains,
         density=settings.bk.density,
         local_window=settings.bk.local_window,
     )
     config = dataclasses.replace(config, **change)
     # The products of tensor cores are faster with multiples of 8.
-    multiple = 8 if settings.training.dtype == "bfloat16" else 1
-    config = match_hidden(bk_core.init, config, target, multiple=multiple)
+    multiple = math.lcm(
+        8 if settings.training.dtype == "bfloat16" else 1, settings.bk.hidden_multiple
+    )
+    field = "hidden" if config.expert_width is None else "expert_width"
+    config = match_hidden(bk_core.init, config, target, multiple=multiple, field=field)
     rate = settings.bk.learning_rate
     model = Model(name, label, rate, config, bk_core.init, bk_core.apply)
+    model = model._replace(partition=bk_core.partition)
     if config.attention:
-        model = model._replace(calibrate=bk_core.calibrate, pairs=bk_core.pairs)
-    return model
+        model = model._replace(calibrate=bk_core.calibrate)
+    if config.attention and config.memory is None:
+        model = model._replace(pairs=bk_core.pairs)
+    return model._replace(place=bk_core.calibrate) if config.experts else model
 
 
 def _with_experts(settings: Settings, vocab_size: int, target: int) -> Model:
@@ -219,13 +255,11 @@ def _with_experts(settings: Settings, vocab_size: int, target: int) -> Model:
     return model._replace(config=config, place=bk_core.calibrate)
 
 
-def _teleporting(settings: Settings, vocab_size: int, target: int) -> Model:
-    change = {"teleport": settings.bk.teleport, "teleport_mode": settings.bk.teleport_mode}
-    return _bk_core(settings, vocab_size, target, DEPTH[0], "BK-Core, teleport", **change)
-
-
-def _isometric(settings: Settings, vocab_size: int, target: int) -> Model:
-    model = _bk_core(settings, vocab_size, target, DEPTH[1], "BK-Core, isometry")
+def _changed(settings: Settings, vocab_size: int, target: int, change: ablations.Change) -> Model:
+    fields = change.fields(settings)
+    model = _bk_core(settings, vocab_size, target, change.name, change.label, **fields)
+    if not change.isometry:
+        return model
     penalty = Penalty(_of_pieces, settings.bk.isometry, settings.bk.isometry_windows)
     return model._replace(penalty=penalty)
 

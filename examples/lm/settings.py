@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm.errors import UserError
+from lm.scale import ALONE, ONE_DEVICE, Input, Mesh, Process
 
 Preset = Literal["smoke", "cpu", "gpu"]
 RowName = Literal[
-    "ppmd", "transformer", "bk", "bk-experts", "bk-teleport", "bk-isometry", "bk-reversible"
-]
+    "ppmd", "transformer", "bk", "bk-experts", "bk-mixer", "bk-attention", "bk-dense",
+    "bk-all-pairs", "bk-window", "bk-no-band", "bk-soft", "bk-hopping", "bk-narrow", "bk-memory",
+    "bk-teleport", "bk-isometry", "bk-reversible",
+]  # fmt: skip
 
 Direction = Literal["forward", "reverse"]
 
@@ -20,6 +23,12 @@ def _require(group: str | None, settings: Any, name: str, sound: Any, expected: 
     if not sound(value):
         option = f"--{group}.{name}" if group else f"--{name}"
         raise UserError(f"{option.replace('_', '-')} must be {expected}, got {value}")
+
+
+def _rates(group: str, settings: Any) -> None:
+    for name in ("dropout", "token_dropout"):
+        sound = lambda value: value is None or 0 <= value < 1  # noqa: E731
+        _require(group, settings, name, sound, "in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +106,15 @@ class Transformer:
     """Peak of its schedule."""
     hidden: int | None = None
     """Width inside the MLP; None is four times the model's."""
+    dropout: float | None = None
+    """Share of activations set to zero in training; None is that of --sizes."""
+    token_dropout: float = 0.0
+    """Share of characters that a training step hides from the model: a remedy where a text is read
+    many times."""
 
     def __post_init__(self) -> None:
         _require("transformer", self, "learning_rate", lambda value: value > 0, "above 0")
+        _rates("transformer", self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +129,14 @@ class BKCore:
     """Share of the causal pairs that the gates are calibrated to keep."""
     local_window: int = 8
     """Nearest tokens that attention always keeps."""
+    hidden_multiple: int = 1
+    """The width inside the MLP is a multiple of this, and of 8 with bfloat16; that of --mesh.tensor
+    splits it."""
+    dropout: float | None = None
+    """Share of activations set to zero in training; None is that of --sizes."""
+    token_dropout: float = 0.0
+    """Share of characters that a training step hides from the model: a remedy where a text is read
+    many times."""
     experts: int = 8
     """Feed-forwards of a layer in the row bk-experts; each token passes through one."""
     teleport: float = 0.01
@@ -128,9 +151,10 @@ class BKCore:
 
     def __post_init__(self) -> None:
         _require("bk", self, "learning_rate", lambda value: value > 0, "above 0")
+        _rates("bk", self)
         for name in ("teleport", "isometry"):
             _require("bk", self, name, lambda value: 0 < value < math.inf, "finite and above 0")
-        for name in ("experts", "isometry_windows"):
+        for name in ("experts", "isometry_windows", "hidden_multiple"):
             _require("bk", self, name, lambda value: value >= 1, "at least 1")
 
 
@@ -164,11 +188,13 @@ class Settings:
     preset: Preset = "cpu"
     """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
-    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts, it
-    with gradients that jump over blocks, it with a penalty on blocks that change lengths, it with
+    """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts, and
+    those of --ablate: the mixer alone, gated or dense attention alone; and BK-Core with all pairs,
+    a sliding window of as many, no local window, a soft gate, learned hopping, narrow experts, a
+    boundary memory, gradients that jump over blocks, a penalty on blocks that change lengths,
     blocks that keep no activations."""
     ablate: bool = False
-    """Also a row for each mechanism of BK-Core left out, and for what acts over its depth."""
+    """Also a row for each mechanism of BK-Core left out, and for each one more."""
     ensemble: int = 0
     """Also a row of so many BK-Cores of consecutive seeds, trained by one program; 2 or more."""
     distill: tuple[Direction, ...] = ()
@@ -194,6 +220,14 @@ class Settings:
     transformer: Transformer = Transformer()
     bk: BKCore = BKCore()
     superposition: Superposition = Superposition()
+    input: Input = "device"
+    """device: the text lies on every device, and batches are drawn there. grain: it stays on disk,
+    and each process reads its part of every batch (pip install grain); for texts larger than
+    memory."""
+    mesh: Mesh = ONE_DEVICE
+    distributed: bool = False
+    """Start together with other processes, which run the same command."""
+    process: Process = ALONE
 
     def __post_init__(self) -> None:
         _require(None, self, "rows", lambda value: len(value) > 0, "at least one row")
@@ -203,6 +237,15 @@ class Settings:
         _require(None, self, "ensemble", lambda value: value == 0 or value >= 2, "0, or at least 2")
         if self.distill and not self.ensemble:
             raise UserError("--distill needs an ensemble to learn from: give --ensemble as well")
+        if self.process != ALONE and not self.distributed:
+            raise UserError("--process.* tell which process this is of --distributed: give it too")
+        alone = {"--ensemble": self.ensemble, "--refine": self.refine}
+        one = [option for option, given in alone.items() if given]
+        if one and (self.distributed or self.mesh != ONE_DEVICE or self.input != "device"):
+            raise UserError(
+                f"{' and '.join(one)} run on one device and text there: leave --mesh, "
+                "--distributed and --input out"
+            )
 
 
 PRESETS: dict[str, Settings] = {

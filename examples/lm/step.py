@@ -57,6 +57,13 @@ def objective(
     if model.teacher is not None:
         return _from_teacher(model, model.teacher, dtype, params, windows, key, taught)
     loss = mean_loss(model, dtype, params, windows, key)
+    return penalised(model, dtype, params, windows, key, loss)
+
+
+def penalised(
+    model: Model, dtype: Any, params: Any, windows: jax.Array, key: jax.Array, loss: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The loss with the model's penalty if it has one, and without."""
     if model.penalty is None:
         return loss, loss
     function, weight, count = model.penalty
@@ -121,11 +128,35 @@ def initial_state(model: Model, training: Training, *, seed: Any = None) -> dict
     return {"params": params, "optimiser": optimiser(model, training).init(params)}
 
 
-def step(model: Model, training: Training, *, seed: Any = None) -> Callable[..., Any]:
+def differentiated(
+    model: Model,
+    dtype: Any,
+    params: Any,
+    windows: jax.Array,
+    key: jax.Array,
+    taught: jax.Array | None,
+) -> tuple[jax.Array, Any]:
+    """The mean loss of the windows, and the gradient of what a step reduces."""
+    (_, loss), gradient = jax.value_and_grad(
+        lambda params: objective(model, dtype, params, windows, key, taught=taught),
+        has_aux=True,
+    )(params)
+    return loss, gradient
+
+
+def step(
+    model: Model,
+    training: Training,
+    *,
+    seed: Any = None,
+    differentiated: Callable[..., tuple[jax.Array, Any]] = differentiated,
+    given: bool = False,
+) -> Callable[..., Any]:
     """A function (state, tokens, number) -> (state, metrics): batch, gradient and update.
 
     Batch and dropout are functions of the seed and of the step's number alone. `tokens` are the
-    text; with a teacher the pair of it and the teacher's parameters.
+    text, or where it is `given` the batch itself; with a teacher the pair of it and the teacher's
+    parameters. `differentiated` may spread its work over devices.
     """
     seed = training.seed if seed is None else seed
     update = optimiser(model, training).update
@@ -135,14 +166,13 @@ def step(model: Model, training: Training, *, seed: Any = None) -> Callable[...,
         tokens, teacher = tokens if model.teacher is not None else (tokens, None)
         root = jax.random.fold_in(jax.random.key(seed), 1)
         data_key, dropout_key = jax.random.split(jax.random.fold_in(root, number))
-        windows = batch(tokens, data_key, size=training.batch, block=training.block)
+        windows = tokens
+        if not given:
+            windows = batch(tokens, data_key, size=training.batch, block=training.block)
         params, taught = state["params"], None
         if model.teacher is not None:
             taught = members_logits(model.teacher.model, teacher, windows[:, :-1], dtype)
-        (_, loss), gradient = jax.value_and_grad(
-            lambda params: objective(model, dtype, params, windows, dropout_key, taught=taught),
-            has_aux=True,
-        )(params)
+        loss, gradient = differentiated(model, dtype, params, windows, dropout_key, taught)
         updates, optimiser_state = update(gradient, state["optimiser"], params)
         state = {"params": optax.apply_updates(params, updates), "optimiser": optimiser_state}
         return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
@@ -175,21 +205,35 @@ def _sample(training: Training, tokens: jax.Array, key: jax.Array) -> jax.Array:
     return batch(tokens, key, size=size, block=training.block)[:, :-1]
 
 
-def steps(model: Model, training: Training, count: int, *, seed: Any = None) -> Callable[..., Any]:
+def steps(
+    model: Model,
+    training: Training,
+    count: int,
+    *,
+    seed: Any = None,
+    given: bool = False,
+    **options: Any,
+) -> Callable[..., Any]:
     """A function (state, tokens, first) -> (state, metrics) that takes `count` steps.
 
     Gates are calibrated once, before the first of them. Batches, dropout and calibration are
     functions of the seed and of the numbers of the steps in a call, so that a resumed run sees
-    what an unbroken one sees. `seed` may be traced, for ensembles under vmap.
+    what an unbroken one sees. `seed` may be traced, for ensembles under vmap. Where batches are
+    `given`, `tokens` are those of all steps, (count, B, T + 1), and gates are set from a part of
+    them. Other options are those of `step`.
     """
     seed = training.seed if seed is None else seed
-    one = step(model, training, seed=seed)
+    one = step(model, training, seed=seed, given=given, **options)
 
     def run(state: dict[str, Any], tokens: Any, first: jax.Array) -> tuple[Any, Any]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), first)
         text = tokens[0] if model.teacher is not None else tokens
+        if given:  # one after the other the windows are a text as well
+            text = text.reshape(-1)
         state = state | {"params": calibrated(model, training, state["params"], text, key)}
         numbers = first + jnp.arange(count, dtype=jnp.int32)
+        if given:
+            return jax.lax.scan(lambda state, each: one(state, *each), state, (tokens, numbers))
         return jax.lax.scan(lambda state, number: one(state, tokens, number), state, numbers)
 
     return run
@@ -208,13 +252,13 @@ def _begun(model: Model, training: Training) -> Any:
     return jax.vmap(lambda seed: initial_state(model, training, seed=seed))(_seeds(model, training))
 
 
-def program(model: Model, training: Training, count: int) -> Callable[..., Any]:
+def program(model: Model, training: Training, count: int, **options: Any) -> Callable[..., Any]:
     """`steps`, of an ensemble those of every member side by side, with the means of what they log.
 
     A member takes the steps that a model of its seed takes alone, but for the order of sums.
     """
     if not model.members:
-        return steps(model, training, count)
+        return steps(model, training, count, **options)
 
     def run(state: Any, tokens: Any, first: jax.Array) -> tuple[Any, Any]:
         def member(seed: jax.Array, state: Any) -> tuple[Any, Any]:

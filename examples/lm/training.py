@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,12 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lm import files
 from lm.checkpoints import Checkpoints, digest
 from lm.corpus import Corpus
+from lm.devices import ONE, OneDevice
 from lm.errors import UserError
 from lm.evaluation import Evaluator
-from lm.metrics import Metrics
+from lm.metrics import Metrics, Unkept
+from lm.processes import by_first, first
 from lm.rows import Model
+from lm.scale import Input
 from lm.settings import Training
-from lm.step import begin, placed, program, read_by
+from lm.source import Source, source_of
 
 Spent = dict[str, Any]
 """What the steps so far took, kept with a checkpoint: seconds, and bytes of memory."""
@@ -49,6 +50,8 @@ def train(
     folder: Path,
     *,
     console: Console,
+    devices: OneDevice = ONE,
+    input: Input = "device",
 ) -> Trained:
     """Train a model; a kill at any point costs at most `checkpoint_every` steps.
 
@@ -59,32 +62,44 @@ def train(
         evaluator: measures the loss on held-out text.
         folder: the row's own: config.json, metrics.jsonl, tensorboard/, checkpoints/.
         console: where progress goes.
+        devices: where it runs.
+        input: whence batches come.
 
     Raises:
         UserError: the folder belongs to a run with other settings, no checkpoint there can be
             read, or the loss or the gradient stopped being finite (with the step's number).
     """
-    folder.mkdir(exist_ok=True)
-    claim(folder, model, corpus, training)
+    devices.check(model, training)
+    more: dict[str, Any] = {} if input == "device" else {"input": {"reader": input}}
+
+    def settle() -> None:
+        folder.mkdir(exist_ok=True)
+        claim(folder, model, corpus, training, **more)
+
+    by_first(settle)
+    source = source_of(model, corpus, training, devices, input)
 
     def say(sentence: str) -> None:
         console.print(f"{model.label}: {sentence}")
 
-    state, step = begin(model, training), 0
+    state, step = devices.begin(model, training), 0
     spent = {"seconds": 0.0, "memory": 0}
     with Checkpoints(folder / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state, say=say)
         if restored is not None:
             state, step, spent = restored
+            source.restore(spent)
             say(f"resuming after step {step}" if step < training.steps else "trained already")
         elif model.place is not None:
-            start = jax.jit(lambda params, tokens: placed(model, training, params, tokens))
-            state |= {"params": start(state["params"], jnp.asarray(corpus.train))}
+            state |= {"params": devices.placed(model, training, state["params"], source.sample())}
         if step < training.steps:
-            with Metrics(folder, step=step) as metrics, _progress(console) as progress:
-                loop = _Loop(model, corpus, training, evaluator, metrics, checkpoints, progress)
+            kept = Metrics(folder, step=step) if first() else Unkept()
+            with kept as metrics, _progress(console) as progress:
+                loop = _Loop(
+                    model, training, devices, source, evaluator, metrics, checkpoints, progress
+                )
                 state, spent = loop.to_the_end(state, step, spent)
-    return Trained(state["params"], spent["seconds"], spent["memory"])
+    return Trained(devices.gathered(state["params"]), spent["seconds"], spent["memory"])
 
 
 def claim(
@@ -130,16 +145,17 @@ class _Loop:
     def __init__(
         self,
         model: Model,
-        corpus: Corpus,
         training: Training,
+        devices: OneDevice,
+        source: Source,
         evaluator: Evaluator,
-        metrics: Metrics,
+        metrics: Metrics | Unkept,
         checkpoints: Checkpoints,
         progress: Progress,
     ) -> None:
         self._model, self._training, self._evaluator = model, training, evaluator
         self._metrics, self._checkpoints, self._progress = metrics, checkpoints, progress
-        self._tokens = read_by(model, jnp.asarray(corpus.train))
+        self._devices, self._source = devices, source
         self._compiled: dict[int, Any] = {}
 
     def to_the_end(self, state: Any, step: int, spent: Spent) -> tuple[Any, Spent]:
@@ -157,21 +173,26 @@ class _Loop:
             if last or step % training.checkpoint_every == 0:
                 # Metrics first: a checkpoint promises that every earlier step is logged.
                 self._metrics.flush()
-                self._checkpoints.save(step, state, spent)
+                self._checkpoints.save(step, state, spent | self._source.state())
             progress.update(task, completed=step, figures=f"loss {loss:.3f}")
         return state, spent
 
     def _call(self, state: Any, step: int, count: int, spent: Spent) -> tuple[Any, float, Spent]:
         """Take and log `count` steps: the new state, their mean loss, what all took so far."""
-        first = jnp.asarray(step, jnp.int32)
+        first = self._devices.text(np.asarray(step, np.int32))
+        began = time.perf_counter()
+        tokens = self._source.take(count)
+        read = time.perf_counter() - began
         if count not in self._compiled:
-            run = jax.jit(program(self._model, self._training, count), donate_argnums=0)
-            self._compiled[count] = run.lower(state, self._tokens, first).compile()
+            run = self._devices.program(
+                self._model, self._training, count, given=self._source.given
+            )
+            self._compiled[count] = run.lower(state, tokens, first).compile()
         memory = self._compiled[count].memory_analysis().temp_size_in_bytes
         began = time.perf_counter()
-        state, measured = self._compiled[count](state, self._tokens, first)
+        state, measured = self._compiled[count](state, tokens, first)
         losses, norms = (np.asarray(measured[name]) for name in ("loss", "gradient_norm"))
-        elapsed = time.perf_counter() - began
+        elapsed = read + time.perf_counter() - began
         for index in range(count):
             number, loss, norm = step + index + 1, float(losses[index]), float(norms[index])
             if not (math.isfinite(loss) and math.isfinite(norm)):

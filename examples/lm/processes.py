@@ -1,0 +1,120 @@
+"""Several processes that run the same command: how they begin, agree, and end together."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lm.errors import UserError
+from lm.scale import Process
+
+
+class Told(UserError):
+    """What another process has already reported."""
+
+
+def start(process: Process) -> None:
+    """Meet the other processes, before any device is touched.
+
+    Raises:
+        UserError: it is not known who they are, or they could not be reached.
+    """
+    try:
+        jax.distributed.initialize(
+            process.coordinator,
+            num_processes=process.count,
+            process_id=process.index,
+            local_device_ids=list(process.devices) or None,
+            cluster_detection_method=process.detect,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"--distributed: {error} Neither Slurm nor Open MPI tells it here: give "
+            "--process.coordinator HOST:PORT, --process.count and --process.index"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(f"--distributed: the processes did not meet: {error}") from error
+
+
+def several() -> bool:
+    """Whether there are others."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes and prints."""
+    return not several() or jax.process_index() == 0
+
+
+def by_first(function: Callable[[], Any]) -> None:
+    """The first process calls it, and the others wait; what it reports ends all of them.
+
+    Raises:
+        UserError: as the function does, in every process.
+    """
+    if not several():
+        function()
+        return
+    failed = None
+    if first():
+        try:
+            function()
+        except (UserError, OSError) as error:
+            failed = error
+    told = from_first(str(failed) if failed is not None else "")
+    if failed is not None:
+        raise failed
+    if told:
+        raise Told(told)
+
+
+def all_agree(sound: bool) -> bool:
+    """Whether it is so in every process."""
+    if not several():
+        return sound
+    return bool(multihost_utils.process_allgather(np.asarray(sound)).all())
+
+
+def same(value: str, *, what: str) -> None:
+    """Raise a UserError where a process has another value than the first one."""
+    if not several():
+        return
+    if not all_agree(from_first(value) == value):
+        raise UserError(f"the processes have different {what}")
+
+
+def stop(message: str, error: BaseException) -> NoReturn:
+    """Leave with a message and exit code 1.
+
+    One of several processes leaves at once and so ends the others: an ordinary exit would wait for
+    them, and they for it.
+    """
+    if not several():
+        sys.exit(message)
+    if not isinstance(error, Told):
+        print(f"process {jax.process_index()}: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def from_first(text: str) -> str:
+    """What the first process has."""
+    if not several():
+        return text
+    data = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(data), np.int32)))
+    room = np.zeros(length, np.uint8)
+    found = multihost_utils.broadcast_one_to_all(data if first() else room)
+    return bytes(np.asarray(found)).decode()
+
+
+def united(part: np.ndarray) -> np.ndarray:
+    """Unsigned numbers of which each process has some, and zeros for the others."""
+    if not several():
+        return part
+    return np.asarray(multihost_utils.process_allgather(part)).max(axis=0)
