@@ -19,6 +19,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,16 @@ def sequences(task: Task, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Ar
     return jax.vmap(one)(jax.random.split(key, batch))
 
 
-def accuracy(config: bk_core.BKCoreConfig, stages: tuple[Task, ...], call: int) -> Any:
+def accuracy(
+    config: bk_core.BKCoreConfig,
+    stages: tuple[Task, ...],
+    call: int,
+    draw: Callable[..., tuple[jax.Array, jax.Array]] = sequences,
+) -> Any:
     """A function of seeds: share of values named right on the last stage's kind of sequences.
 
-    Measured on fresh sequences after every `call` steps; gates are calibrated as often.
+    Measured on fresh sequences after every `call` steps; gates are calibrated as often. Sequences
+    are those of draw(task, key, batch).
     """
     steps = sum(task.steps for task in stages)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -120,7 +127,7 @@ def accuracy(config: bk_core.BKCoreConfig, stages: tuple[Task, ...], call: int) 
             task = stages[-1]
 
             def some(key):
-                tokens, wanted = sequences(task, key, task.batch)
+                tokens, wanted = draw(task, key, task.batch)
                 logits, info = bk_core.apply(config, params, tokens, return_info=True)
                 hits = jnp.argmax(logits, -1).astype(wanted.dtype) == wanted
                 return jnp.sum(hits) / jnp.sum(wanted >= 0), info["kept_pairs"]
@@ -131,13 +138,13 @@ def accuracy(config: bk_core.BKCoreConfig, stages: tuple[Task, ...], call: int) 
         def stretch(task, state, first):
             def step(state, index):
                 params, memory = state
-                batch = sequences(task, jax.random.fold_in(data, index), task.batch)
+                batch = draw(task, jax.random.fold_in(data, index), task.batch)
                 value, gradient = jax.value_and_grad(loss)(params, *batch)
                 updates, memory = optimiser.update(gradient, memory, params)
                 return (optax.apply_updates(params, updates), memory), value
 
             params, memory = state
-            sample = sequences(task, jax.random.fold_in(fresh, first), task.batch)[0]
+            sample = draw(task, jax.random.fold_in(fresh, first), task.batch)[0]
             params = bk_core.calibrate(config, params, sample)
             indices = first + jnp.arange(call, dtype=jnp.int32)
             state, values = jax.lax.scan(step, (params, memory), indices)
