@@ -55,7 +55,8 @@ def gradients(
     strength = _checks.real("strength", strength)
     if strength.weak_type:  # a Python number follows the parameters, also under x64
         kinds = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-        strength = strength.astype(jnp.result_type(jnp.float32, *kinds))
+        widest = max([jnp.dtype(jnp.float32), *kinds], key=lambda kind: kind.itemsize)
+        strength = strength.astype(widest)
     derivative = jax.value_and_grad(loss)
     value, local = derivative(params, jnp.zeros_like(strength))
     total = derivative(params, strength)[1]

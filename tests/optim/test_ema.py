@@ -143,7 +143,7 @@ def test_errors_name_what_is_wrong(bare_errors):
         average.init(jnp.zeros((2, 3)), mass=-1.0)
     with pytest.raises(TypeError, match="tokens must be a real floating"):
         average.update(jnp.zeros((4, 3), int), jnp.zeros(4, int), state)
-    with pytest.raises(TypeError, match="assignment must be of integers, got dtype float"):
+    with pytest.raises(TypeError, match="assignment must be integers, got dtype float"):
         average.update(tokens, jnp.zeros(4), state)
     with pytest.raises(ValueError, match=r"tokens \(n, 3\) and assignment \(n,\) do not fit"):
         average.update(tokens, jnp.zeros(5, int), state)

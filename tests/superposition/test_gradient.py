@@ -229,7 +229,7 @@ def test_what_update_lacks_is_named():
         rule.update(PARAMS, state, PARAMS, loss_fn=both)
     with pytest.raises(ValueError, match="loss_fn=None"):
         rule.update(PARAMS, state, PARAMS, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"weight must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"weight must be one number in \[0, 1\]"):
         optim.path_integral_gradients(1.5, particles=8, sigma=0.1)
     bad = optim.path_integral_gradients(0.5, particles=8, sigma=0.1, mask={"smooth": True})
     with pytest.raises(ValueError, match="mask must be a tree of bools"):

@@ -116,7 +116,12 @@ def test_temperatures_of_no_use_give_no_nan():
 
 def test_errors(bare_errors):
     for losses, options, error, words in [
-        (f32(LOSSES), {"effective": 1.0}, ValueError, "effective must be between 0 and 1"),
+        (
+            f32(LOSSES),
+            {"effective": 1.0},
+            ValueError,
+            "effective must be one number between 0 and 1",
+        ),
         (f32(LOSSES), {"temperature": -1.0}, ValueError, "temperature must be >= 0"),
         (f32(LOSSES), {"temperature": np.ones(2)}, ValueError, "temperature must be one number"),
         (f32(LOSSES)[None], {}, ValueError, "losses must have one axis"),

@@ -230,7 +230,7 @@ def dropout_at(rate: float, key: jax.Array | None, index: jax.Array) -> Drop:
     return drop
 
 
-def _rho(config: BKCoreConfig, params: Params, x: Stream, axes: Axes) -> jax.Array:
+def _rho(config: BKCoreConfig, params: Params, x: Stream, axes: Axes = _sharding.NONE) -> jax.Array:
     """tr J / d of each block (L,), by two probes of the first sequence's beginning."""
     if axes.sequence is not None:
         raise ValueError(
