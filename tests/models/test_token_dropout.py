@@ -36,7 +36,7 @@ def test_a_hidden_token_is_as_if_its_embedding_were_zero(name, monkeypatch):
     found, whole = apply(params, key), apply(params)
     table = params["token"]
     monkeypatch.setattr(
-        module._model if name == "bk" else module,
+        bk_core._model if name == "bk" else transformer._network,
         "embed",
         lambda given, tokens, dtype: _tokens.embed(jnp.where(kept, table, 0.0), tokens, dtype),
     )
