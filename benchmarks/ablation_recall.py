@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import recall
-from kv.results import environment, mean_error, paired, save
+from kv.results import environment, mean_error, merge, paired, save
 from lm.ablations import window
 from lm.rows import match_hidden, parameters
 from recall import Task
@@ -146,15 +146,6 @@ def load(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     return found["rows"]
 
 
-def merged(paths: list[Path]) -> dict[str, Any]:
-    reports = [json.loads(path.read_text()) for path in paths]
-    for path, report in zip(paths, reports, strict=True):
-        if report["settings"] != reports[0]["settings"]:
-            raise SystemExit(f"{path} has other settings than {paths[0]}")
-    rows = {identity(row): row for report in reports for row in report["rows"]}
-    return {**reports[0], "rows": list(rows.values())}
-
-
 def write(report: dict[str, Any]) -> str:
     """A table; differences to the gate are paired, seed by seed."""
     lines = [
@@ -188,7 +179,7 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, nargs="+", help="reports to merge instead of running")
     options = parser.parse_args()
     if options.merge:
-        report = merged(options.merge)
+        report = merge(options.merge, identity)
         save(options.output, report)
         print(write(report))
         return

@@ -1,7 +1,7 @@
 """Kill the main job again and again; take a thousand steps and see that nothing grows.
 
     python benchmarks/endurance.py                     # some minutes on two cores
-    python benchmarks/endurance.py --kills 3 --steps 200 --output /tmp/endurance.json
+    python benchmarks/endurance.py --kills 3 --steps 200 --output endurance.json
 
 kills: `examples/shakespeare.py --preset smoke` with more steps dies by SIGKILL at random moments (a
 fifth of them counted from the start of the process, the others from a random step on), each time

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def save(path: Path, report: dict[str, Any]) -> None:
     spare.replace(path)
 
 
-def merge(paths: list[Path]) -> dict[str, Any]:
-    """One report of several of the same settings; a row that comes twice is kept once."""
+def merge(paths: list[Path], identity: Callable[..., Any] = identity) -> dict[str, Any]:
+    """One report of several of the same settings; a row that comes twice is kept once.
+
+    `identity(row)` is what no two rows share.
+    """
     reports = [json.loads(path.read_text()) for path in paths]
     for path, report in zip(paths, reports, strict=True):
         if report["settings"] != reports[0]["settings"]:
