@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from lm import corpus as corpora
-from lm import evaluation, files, results, rows
+from lm import evaluation, files, lock, results, rows
 from lm.corpus import Corpus
 from lm.errors import UserError
 from lm.members import member, together
@@ -244,6 +244,12 @@ def main(arguments: argparse.Namespace, console: Console) -> None:
     plan = PLANS[arguments.preset]
     folder = arguments.directory or Path("runs") / f"refinement-{arguments.preset}"
     folder.mkdir(parents=True, exist_ok=True)
+    with lock.alone(folder, say=console.print):
+        run(arguments, plan, folder, console)
+
+
+def run(arguments: argparse.Namespace, plan: Plan, folder: Path, console: Console) -> None:
+    """Train, search and report, in the folder."""
     settings = plan.settings
     block = settings.training.block
     if arguments.preset == "smoke":

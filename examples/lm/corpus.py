@@ -96,15 +96,18 @@ def hold_back(corpus: Corpus, share: float, *, block: int) -> Corpus:
 
 
 def read_file(path: Path) -> str:
-    """A UTF-8 text file."""
+    """A UTF-8 text file; a mark of its encoding at the beginning is no part of the text."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read the text {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(
             f"the text {path} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}"
         ) from error
+    if "\0" in text:
+        raise UserError(f"the text {path} holds the character NUL: is it UTF-16, or no text?")
+    return text
 
 
 def python_source() -> str:

@@ -80,8 +80,10 @@ def _pieces(text: str | Path) -> Iterator[str]:
             yield text[start : start + PIECE]
         return
     try:
-        with text.open(encoding="utf-8") as file:
+        with text.open(encoding="utf-8-sig") as file:
             while piece := file.read(PIECE):
+                if "\0" in piece:
+                    raise UserError(f"the text {text} holds the character NUL: is it UTF-16?")
                 yield piece
     except OSError as error:
         raise UserError(f"cannot read the text {text}: {error.strerror}") from error

@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAcc
 )
 
 from lm import files
+from lm.errors import UserError
 
 
 class Metrics:
@@ -28,14 +31,26 @@ class Metrics:
 
     def record(self, kind: str, step: int, **values: float) -> None:
         """One line {"kind", "step", ...}; `kind` is train or validation."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.scalar(f"{kind}/{name}", value, step)
+        with self._explained():
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._board.scalar(f"{kind}/{name}", value, step)
 
     def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._board.flush()
+        with self._explained():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._board.flush()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"could not write metrics into {Path(self._file.name).parent} ({error.strerror}): "
+                "run again to resume"
+            ) from error
 
     def __enter__(self) -> "Metrics":
         return self

@@ -43,7 +43,7 @@ def polar_factor(matrix: Float[Array, "*b n m"]) -> Float[Array, "*b n m"]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(polar_factor(jnp.array([[3.0, -4.0], [4.0, 3.0]])))       # 5 times a rotation
+        >>> print(polar_factor(jnp.array([[3.0, -4.0], [4.0, 3.0]])).round(4))  # 5 times a rotation
         [[ 0.6 -0.8]
          [ 0.8  0.6]]
 

@@ -171,6 +171,16 @@ def test_a_file_must_be_readable_utf8(tmp_path):
         corpus.read_file(tmp_path / "none.txt")
 
 
+def test_a_mark_of_the_encoding_is_no_text_and_utf16_is_refused(tmp_path):
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes("Élise\n".encode("utf-8-sig"))
+    assert corpus.read_file(marked) == "Élise\n"
+    wide = tmp_path / "wide.txt"
+    wide.write_bytes("Elise\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"wide.txt holds the character NUL: is it UTF-16"):
+        corpus.read_file(wide)
+
+
 def test_the_nine_plays(tmp_path_factory):
     """The real text: 1,111,763 characters, as the yardsticks assume."""
     cache = tmp_path_factory.getbasetemp() / "plays"

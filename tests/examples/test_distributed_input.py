@@ -111,6 +111,7 @@ def test_bad_texts_on_the_disk_are_named(tmp_path):
     for name, data, message in (
         ("empty.txt", b" \n", r"empty\.txt is empty"),
         ("latin.txt", "für".encode("latin-1") * 400, r"latin\.txt is not UTF-8"),
+        ("wide.txt", "cat".encode("utf-16-le"), r"wide\.txt holds the character NUL"),
         ("none.txt", None, r"cannot read the text .*none\.txt: No such file"),
     ):
         if data is not None:
