@@ -28,7 +28,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         own = [one for one in reversed(found) if one.reference == name]
         places = range(len(own))
         for place, one in zip(places, own, strict=True):
-            error = 2.0 * one.error if one.error == one.error else 0.0
+            error = reports.reach(one.seeds) * one.error if one.seeds > 1 else 0.0
             loss.errorbar(one.nats, place, xerr=error, fmt="o", color=COLOURS[one.verdict])
         cost.plot([one.time for one in own], places, "o", color="tab:blue", label="time")
         cost.plot([one.memory for one in own], places, "s", color="tab:orange", label="memory")

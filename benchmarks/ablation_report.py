@@ -9,6 +9,7 @@ import numpy as np
 from ablation_plan import Row
 from kv.results import environment, save
 from lm.settings import Settings
+from scipy import stats
 
 Report = dict[str, Any]
 
@@ -77,11 +78,16 @@ def _spread(values: list[float]) -> tuple[float, float]:
     return float(x.mean()) if len(x) else float("nan"), error
 
 
+def reach(seeds: int) -> float:
+    """Standard errors that a mean of paired differences keeps within in 95% of cases."""
+    return float(stats.t.ppf(0.975, seeds - 1))
+
+
 def verdict(effect: float, error: float, seeds: int) -> str:
-    """Of a mechanism that changes the loss by this: two standard errors of three seeds decide."""
+    """Of a mechanism that changes the loss by this, by Student's t of three seeds or more."""
     if seeds < 3:
         return "few seeds"
-    if abs(effect) <= 2.0 * error:
+    if abs(effect) <= reach(seeds) * error:
         return "neither"
     return "helps" if effect < 0 else "costs"
 

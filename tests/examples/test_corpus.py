@@ -197,3 +197,6 @@ def test_the_nine_plays(tmp_path_factory):
     assert text.endswith("Whiles thou art waking.")
     assert "_" not in text
     assert "[" not in text
+    every = corpus.all_plays(wheel)
+    assert len(every) == 4_623_185
+    assert every.endswith(text[-1_000_000:])  # what the nine hold out is held out here too

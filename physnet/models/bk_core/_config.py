@@ -17,8 +17,8 @@ class BKCoreConfig:
     Hamiltonians of a layer, shared out evenly among the attention heads; `soft_gate` and
     `learn_hopping` are as in `nn.attention.init` and `nn.mixer.init`, `rotary_base` as in
     `nn.layers.rotary`. `dropout` acts where `apply` gets a key, and so does `token_dropout`, the
-    share of tokens whose embedding is 0 in training: then what the mixer holds of a text is never
-    quite the same twice, and a model that sees few texts often cannot learn them by heart.
+    share of tokens that random ones replace in training: then what the mixer holds of a text is
+    never quite the same twice, and a model that sees few texts often cannot learn them by heart.
 
     With `experts` > 0 the feed-forward is a mixture of so many (`moe`), without a router: a learned
     map takes the normed stream to tangent coordinates of a hyperbolic space of `route_dim`

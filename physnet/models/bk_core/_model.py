@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from physnet import _dispatch, scattering
 from physnet.models import _sharding
 from physnet.models._axes import Axes
-from physnet.models._tokens import check_tokens, embed, hide
+from physnet.models._tokens import check_tokens, embed, replace
 from physnet.models.bk_core import _block, _depth, _experts, _reversible
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
@@ -129,7 +129,7 @@ def apply(
         params: as `init` returns them, gates set by `calibrate`.
         tokens: (B, T) integers in [0, V); the logits from a token outside on are NaN.
         key: a random key that switches dropout on: `config.dropout` on potentials, sources and the
-            outputs of the three parts, `config.token_dropout` on whole tokens.
+            outputs of the three parts, and replaces `config.token_dropout` of the tokens.
         dtype: of activations and matrix products; the recurrence, norms, softmax and logits are
             at least float32.
         return_info: also return what the model reports about itself; costs O(T^2) booleans. Has no
@@ -168,7 +168,8 @@ def apply(
     check_tokens(tokens)
     axes = _split(config, tokens, axes)
     key = _sharding.own_key(key, axes.sequence)
-    x = hide(config.token_dropout, key, embed(params["token"], tokens, dtype))
+    tokens = replace(config.token_dropout, key, tokens, config.vocab_size)
+    x = embed(params["token"], tokens, dtype)
     x = _block.begin(config, x)
     strength = config.teleport if teleport is None else teleport
     options: Any = {"key": key, "implementation": implementation, "axes": axes}

@@ -11,7 +11,7 @@ class TransformerConfig:
 
     `dropout` acts on the embedding, on what each part adds, and, with `drop_weights`, on the
     weights of attention, which no fused attention serves. `token_dropout` is the share of tokens
-    of which only the position is left in training.
+    that random ones replace in training.
 
     With `memory` each head attends through a boundary memory of this size, in `apply` and in
     `extend`, whose cache then does not grow with the sequence (`holography.memory.configure` sizes

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from physnet.models import _sharding
 from physnet.models._axes import Axes
-from physnet.models._tokens import embed, hide
+from physnet.models._tokens import embed, replace
 from physnet.models.transformer._config import TransformerConfig
 from physnet.nn.layers import Drop, accurate
 
@@ -29,11 +29,12 @@ def logits(
 ) -> jax.Array:
     """Logits (B, T, V) around attend(layer, query, key, value), all (B, T, N, D).
 
-    `position` (T, W) of these tokens, `key` of the tokens that are hidden.
+    `position` (T, W) of these tokens, `key` of the tokens that are replaced.
     """
     batch, time = tokens.shape
     embedding = params["token"].astype(dtype)
-    x = hide(config.token_dropout, key, embed(embedding, tokens, dtype))
+    tokens = replace(config.token_dropout, key, tokens, config.vocab_size)
+    x = embed(embedding, tokens, dtype)
     x = x + position.astype(dtype)[None]
     # One row a token: products of matrices (B T, W) are 1.5x faster on CPU than of (B, T, W).
     x = drop(x.reshape(batch * time, config.width), 0)
