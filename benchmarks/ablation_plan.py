@@ -1,11 +1,13 @@
 """Which rows of `ablation.py` there are, and what the difference of each to another one means."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lm import ablations
 from lm.rows import Model, models, variant
-from lm.settings import PRESETS, Settings
+from lm.settings import Settings
+from shakespeare import command_line
 
 CONTEXT = {"smoke": 64, "gpu": 2048}
 """Of the rows with a longer context, in presets that have them."""
@@ -113,9 +115,9 @@ def _longer(settings: Settings) -> list[Row]:
     return found
 
 
-def settings_of(preset: str, steps: int | None) -> Settings:
-    """The main job's preset with few looks at the held-out text, and perhaps fewer steps."""
-    settings = PRESETS[preset]
+def settings_of(preset: str, steps: int | None, options: Sequence[str] = ()) -> Settings:
+    """The main job's preset and options, few looks at the held-out text, perhaps fewer steps."""
+    settings = command_line(["--preset", preset, *options])
     training = settings.training
     if steps is None:
         steps = SMOKE_STEPS if preset == "smoke" else training.steps

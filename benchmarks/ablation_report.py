@@ -23,6 +23,7 @@ def about(settings: Settings, text: str) -> Report:
             "text": text,
             "training": dataclasses.asdict(settings.training),
             "sizes": dataclasses.asdict(settings.sizes),
+            "transformer": dataclasses.asdict(settings.transformer),
             "bk": dataclasses.asdict(settings.bk),
         },
         "runs": [],

@@ -71,7 +71,7 @@ def made(nats):
             report["runs"].append({
                 "row": name, "seed": seed, "nats": loss, "accuracy": 0.5, "kept_pairs": 0.4,
                 "parameters": 1000, "seconds": 2.0 if name == "bk-soft" else 1.0,
-                "tokens_per_s": 10.0, "temporary_bytes": 2**20, "together": 1, "curve": [],
+                "tokens_per_s": 10.0, "temporary_bytes": 2**20, "curve": [],
             })  # fmt: skip
     return report
 
@@ -116,9 +116,10 @@ def test_reports_merge_and_other_settings_are_refused(tmp_path):
 
 def test_smoke_preset(tmp_path, monkeypatch, capsys):
     output, picture = tmp_path / "out.json", tmp_path / "out.png"
-    arguments = ["--preset", "smoke", "--seeds", "2", "--together", "2", "--output", str(output)]
-    arguments += ["--only", "bk", "bk-hopping", "--directory", str(tmp_path / "runs")]
-    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments, "--picture", str(picture)])
+    arguments = ["--preset", "smoke", "--seeds", "2", "--output", str(output)]
+    arguments += ["--only", "bk", "bk-hopping", "--turns", str(tmp_path / "turn")]
+    arguments += ["--picture", str(picture), "--", "--bk.token-dropout", "0.1"]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments])
     ablation.main()
     report = json.loads(output.read_text())
     runs = {(run["row"], run["seed"]): run for run in report["runs"]}
@@ -130,7 +131,7 @@ def test_smoke_preset(tmp_path, monkeypatch, capsys):
         assert run["temporary_bytes"] > 0
     assert runs["bk", 0]["nats"] != runs["bk", 1]["nats"]
     assert picture.stat().st_size > 5000
-    assert not list((tmp_path / "runs").iterdir())
+    assert report["settings"]["bk"]["token_dropout"] == 0.1
     assert "| learned hopping | BK-Core | " in capsys.readouterr().out
     ablation.main()  # what is there is not run again
     assert json.loads(output.read_text()) == report
@@ -139,16 +140,16 @@ def test_smoke_preset(tmp_path, monkeypatch, capsys):
 def test_a_run_that_fails_is_named_and_costs_no_other(tmp_path, monkeypatch, capsys):
     output = tmp_path / "out.json"
 
-    def run(row, seeds, *_):
+    def run(row, seeds, *_, kept, **__):
         if row.name == "bk":
             raise ValueError("no such luck")
-        return made({row.name: [1.5]})["runs"]
+        kept(made({row.name: [1.5]})["runs"][0])
 
     monkeypatch.setattr(ablation, "run", run)
     arguments = ["--preset", "smoke", "--seeds", "1", "--only", "bk", "bk-soft"]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments, "--output", str(output)])
     ablation.main()
-    assert "bk [0] failed: ValueError('no such luck')" in capsys.readouterr().out
+    assert "BK-Core failed: ValueError('no such luck')" in capsys.readouterr().out
     assert [run["row"] for run in json.loads(output.read_text())["runs"]] == ["bk-soft"]
 
 
