@@ -267,7 +267,7 @@ PRESETS: dict[str, Settings] = {
     ),
     "gpu": Settings(
         preset="gpu",
-        depths=(6, 12),
+        depths=(6,),
         training=Training(
             steps=2000, batch=64, block=256, dtype="bfloat16", weight_decay=1.0, steps_per_call=50,
             checkpoint_every=500,
