@@ -34,6 +34,7 @@ HELD_BACK = 0.05
 def main(settings: Settings, console: Console) -> None:
     """Fetch the text, fill the rows one after the other, write the report."""
     folder = settings.directory or Path("runs") / settings.preset
+    processes.alike(settings)
     processes.by_first(lambda: make(folder))
     one = settings.mesh == ONE_DEVICE and not processes.several()
     devices = ONE if one else OnMesh(mesh.build(settings.mesh))

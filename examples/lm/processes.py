@@ -1,5 +1,6 @@
 """Several processes that run the same command: how they begin, agree, and end together."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm.errors import UserError
-from lm.scale import Process
+from lm.scale import ALONE, Process
+from lm.settings import Settings
 
 
 class Told(UserError):
@@ -31,13 +33,18 @@ def start(process: Process) -> None:
             local_device_ids=list(process.devices) or None,
             cluster_detection_method=process.detect,
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, ImportError) as error:
         raise UserError(
-            f"--distributed: {error} Neither Slurm nor Open MPI tells it here: give "
-            "--process.coordinator HOST:PORT, --process.count and --process.index"
+            f"--distributed: {_told(error)}. Start all processes by srun, or by mpirun of Open MPI "
+            "up to 4, or give --process.coordinator HOST:PORT, --process.count and --process.index"
         ) from error
     except RuntimeError as error:
         raise UserError(f"--distributed: the processes did not meet: {error}") from error
+
+
+def _told(error: Exception) -> str:
+    unset = isinstance(error, KeyError)  # a variable of the environment
+    return f"{error.args[0]} is not set" if unset else str(error).rstrip(".")
 
 
 def several() -> bool:
@@ -77,6 +84,16 @@ def all_agree(sound: bool) -> bool:
     if not several():
         return sound
     return bool(multihost_utils.process_allgather(np.asarray(sound)).all())
+
+
+def alike(settings: Settings) -> None:
+    """Raise a UserError where a process was given another command than the first one.
+
+    Programs that are not the same would end in each other's sums. Who a process is, where its plays
+    are cached and the path of a text may differ.
+    """
+    told = dataclasses.replace(settings, process=ALONE, cache=None, text=None)
+    same(repr(told), what="settings: give all of them the same command")
 
 
 def same(value: str, *, what: str) -> None:

@@ -52,6 +52,9 @@ class Process:
     for what is there."""
 
     def __post_init__(self) -> None:
+        host, colon, port = (self.coordinator or "host:0").rpartition(":")
+        if not (host and colon and port.isdecimal()):
+            raise UserError(f"--process.coordinator must be HOST:PORT, got {self.coordinator}")
         if self.count is not None and self.count < 1:
             raise UserError(f"--process.count must be at least 1, got {self.count}")
         index = 0 if self.index is None else self.index

@@ -22,8 +22,8 @@ def load(settings: Settings, console: Console, *, folder: Path | None = None) ->
         source = settings.text
         processes.by_first(lambda: mapped.write(name, source or _whole(settings, console), place))
         return mapped.read(name, place, block=block)
-    if processes.several() and settings.text is None:
-        processes.by_first(lambda: _whole(settings, console))
+    if processes.several():  # a text of one's own each reads for itself
+        processes.by_first(lambda: None if settings.text else _whole(settings, console))
     return corpora.split(name, _whole(settings, console), block=block)
 
 

@@ -78,6 +78,18 @@ def share(axes: Axes, **counts: int) -> dict[str, int]:
     return {name: count // devices for name, count in counts.items()}
 
 
+def hold(what: str, found: int, whole: int, axis_name: str | None) -> None:
+    """Raise where parameters have another share of `whole` than a device of the axis has."""
+    devices = size(axis_name)
+    if found * devices != whole:
+        raise ValueError(
+            f"params must be those of {whole // devices} of the {whole} {what}, as `partition` "
+            f"splits them over the axis {axis_name!r}, got {found}"
+            if axis_name is not None
+            else f"params must be those of all {whole} {what}: no axis splits them, got {found}"
+        )
+
+
 def read(x: jax.Array, axis_name: str | None) -> jax.Array:
     """The stream as the parts of a block read it: their cotangents are summed here, at once."""
     return x if axis_name is None else _varying.alike(x, lax.axis_index(axis_name))

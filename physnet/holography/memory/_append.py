@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from physnet import _checks
+from physnet import _checks, _varying
 from physnet.holography.memory._leave import Tokens, leave, plan_of
 from physnet.holography.memory._state import Far, Memory, Near, PackedFar
 
@@ -127,6 +127,7 @@ def by_blocks(step: Any, memory: Memory, given: Any) -> tuple[Memory, list[Any]]
     block = memory.config.block
     count = len(jax.tree.leaves(given)[0])
     whole, found = count // block * block, []
+    memory = varying(memory, given)
     if whole:
         pieces = jax.tree.map(lambda x: x[:whole].reshape(-1, block, *x.shape[1:]), given)
         memory, y = lax.scan(step, memory, pieces)
@@ -135,6 +136,12 @@ def by_blocks(step: Any, memory: Memory, given: Any) -> tuple[Memory, list[Any]]
         memory, y = step(memory, jax.tree.map(lambda x: x[whole:], given))
         found.append(y)
     return memory, found
+
+
+def varying(memory: Memory, given: Any) -> Memory:
+    """The memory, its entries varying over the axes of a `shard_map` over which tokens do."""
+    near, far = _varying.alike((memory.near, memory.far), given)
+    return Memory(memory.count, near, far, memory.config)
 
 
 def tokens_of(memory: Memory, keys: Any, values: Any, scores: Any) -> tuple[Any, Any, Any]:
@@ -157,6 +164,7 @@ def checked(name: str, array: Array, shape: tuple[int, ...]) -> None:
 
 def add(memory: Memory, keys, values, scores, threshold) -> Memory:
     """Up to a block of tokens: no more than one block leaves."""
+    memory = varying(memory, (keys, values, scores, threshold))
     config, near, count = memory.config, memory.near, memory.count
     mass = masses(scores, len(keys), near.mass.dtype)
     new = Near(present(mass, keys), present(mass, values), mass)

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from physnet import _varying
 from physnet.holography.memory import _packing
 from physnet.holography.memory._append import gate, masses, present
 from physnet.holography.memory._config import Config
@@ -92,6 +93,7 @@ def in_groups(query, key, value, score, scale, threshold, worth, *, config, rota
         jnp.zeros((config.slots,), mass.dtype),
         jnp.zeros((config.slots,), mass.dtype),
     )
+    slots = _varying.alike(slots, given, rest)
 
     @jax.checkpoint
     def body(slots: Far, given: Any) -> tuple[Far, Array]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from physnet import _varying
 from physnet.holography.memory._config import Config
 
 
@@ -86,4 +87,5 @@ def history(
         return (held, landmark), History(landmark, dropped)
 
     none = jnp.full((count,), -jnp.inf, mass.dtype), jnp.full((count,), -1, jnp.int32)
+    none = _varying.alike(none, priority)
     return lax.scan(step, none, jnp.arange(steps, dtype=jnp.int32))[1]

@@ -19,6 +19,7 @@ from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core import _block, _model, _one_token
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
+from physnet.models.bk_core._partition import check_parts
 from physnet.nn import attention as gated
 from physnet.nn import memory, mixer
 from physnet.nn.layers import dropout, linear, rms_norm
@@ -175,6 +176,7 @@ def extend(
         (True, 4)
     """
     check_tokens(tokens)
+    check_parts(config, params)
     batch, time = tokens.shape
     held = cache.layers[0].state.green.shape[0]
     if held != batch:

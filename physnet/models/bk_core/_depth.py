@@ -17,6 +17,7 @@ from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens, embed
 from physnet.models.bk_core._block import SITES, Params, Stream, begin, block
 from physnet.models.bk_core._config import BKCoreConfig
+from physnet.models.bk_core._partition import check_parts
 from physnet.nn.layers import Drop, dropout
 
 PIECE = 256  # tokens whose pairs attention forms at once, with derivatives of every order
@@ -193,6 +194,7 @@ def isometry_penalty(
 def _blocks(config: BKCoreConfig, params: Params, tokens: jax.Array, key: jax.Array, dtype: Any):
     """A block as a function of one sequence's stream, the streams (B, T, W), and a key for each."""
     check_tokens(tokens)
+    check_parts(config, params)
     if config.attention and tokens.shape[1] > PIECE:
         raise ValueError(
             f"tokens must have at most {PIECE} positions, of longer ones attention has no "

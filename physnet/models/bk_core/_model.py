@@ -21,6 +21,7 @@ from physnet.models._tokens import check_tokens, embed, replace
 from physnet.models.bk_core import _block, _depth, _experts, _reversible
 from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
+from physnet.models.bk_core._partition import check_parts
 from physnet.nn import attention as gated
 from physnet.nn import memory, mixer
 from physnet.nn.layers import accurate, dropout, rms_norm
@@ -151,8 +152,8 @@ def apply(
 
     Raises:
         ValueError: tokens are not (B, T), or T is 0; axes that tokens are not split over as `Axes`
-            says, that heads cannot be shared out over, or a sequence axis with a memory or with
-            `teleport_mode="gated"`.
+            says or parameters as `partition` does, that heads cannot be shared out over, or a
+            sequence axis with a memory or with `teleport_mode="gated"`.
         TypeError: tokens are not integers.
 
     Example:
@@ -166,7 +167,7 @@ def apply(
         True
     """
     check_tokens(tokens)
-    axes = _split(config, tokens, axes)
+    axes = _split(config, params, tokens, axes)
     key = _sharding.own_key(key, axes.sequence)
     tokens = replace(config.token_dropout, key, tokens, config.vocab_size)
     x = embed(params["token"], tokens, dtype)
@@ -219,7 +220,8 @@ def calibrate(
         New parameters; only ceilings and thresholds differ, and with a key centroids.
 
     Raises:
-        ValueError, TypeError: As `apply`; ValueError for fewer tokens than centroids to place.
+        ValueError, TypeError: As `apply`; ValueError for fewer tokens than centroids to place, or
+            for a part of the parameters: only `apply` takes a model that is split.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -237,6 +239,7 @@ def calibrate(
         ((1, 3), True, '1.00')
     """
     check_tokens(tokens)
+    check_parts(config, params)
     place = key if config.experts else None
     if not config.attention and place is None:
         return params
@@ -332,12 +335,14 @@ def _in_turn(
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports)
 
 
-def _split(config: BKCoreConfig, tokens: jax.Array, axes: Axes | None) -> Axes:
+def _split(config: BKCoreConfig, params: Params, tokens: jax.Array, axes: Axes | None) -> Axes:
     """The axes, where this model can be split over them."""
     if axes is None:
+        check_parts(config, params)
         return _sharding.NONE
     _sharding.check(axes, tokens)
     _sharding.share(axes, heads=config.heads)
+    check_parts(config, params, axes)
     if axes.sequence is not None and config.memory is not None:
         raise ValueError(
             "axes.sequence must be None with config.memory, which takes tokens one after another, "

@@ -53,3 +53,16 @@ def partition(config: BKCoreConfig, params: Any, axes: Axes | None) -> Any:
         ((None, 'e', 't', None), ())
     """
     return _sharding.partition(params, axes, _HEADS | (_EXPERTS if config.experts else _DENSE))
+
+
+def check_parts(config: BKCoreConfig, params: Any, axes: Axes = _sharding.NONE) -> None:
+    """Raise where a device holds other parts of the parameters than the axes give it.
+
+    Nothing else would notice: heads, chains and experts are counted by the parameters.
+    """
+    layers = params["layers"]
+    chains = layers["mixer"]["potential"].shape[-1]
+    _sharding.hold("chains", chains, config.chains, axes.tensor)
+    if config.experts:
+        experts = layers["mlp"]["up"].shape[-3]
+        _sharding.hold("experts", experts, config.experts, axes.expert)

@@ -58,7 +58,7 @@ def stream(
     largest = info.largest
     if axes.sequence is not None:  # NaN reaches the pieces behind, and a lattice left all of them
         ends = lax.all_gather(lost[:, -1:], axes.sequence)
-        pieces = jnp.arange(len(ends)).reshape(-1, 1, 1, 1)
+        pieces = jnp.arange(len(ends), dtype=jnp.int32).reshape(-1, 1, 1, 1)
         lost = lost | jnp.any(ends & (pieces < lax.axis_index(axes.sequence)), axis=0)
         largest = lax.pmax(largest, axes.sequence)
     lost = lost | ~(largest < info.limit)

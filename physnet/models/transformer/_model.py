@@ -137,8 +137,8 @@ def apply(
 
     Raises:
         ValueError: tokens are not (B, T), or T is longer than the context; axes that tokens are not
-            split over as `Axes` says, that heads cannot be shared out over, an expert axis, or a
-            sequence axis with a memory.
+            split over as `Axes` says or parameters as `partition` does, that heads cannot be shared
+            out over, an expert axis, or a sequence axis with a memory.
         TypeError: tokens are not integers.
         NotImplementedError: a named implementation that does not serve the call.
 
@@ -156,7 +156,7 @@ def apply(
         Vaswani et al. 2017, Attention Is All You Need.
     """
     check_tokens(tokens)
-    axes = _split(config, tokens, axes)
+    axes = _split(config, params, tokens, axes)
     piece = tokens.shape[1]
     time = piece * _sharding.size(axes.sequence)
     if time > config.context:
@@ -204,12 +204,17 @@ def apply(
     return logits, {"kept_pairs": jnp.asarray(share, jnp.float32)}
 
 
-def _split(config: TransformerConfig, tokens: jax.Array, axes: Axes | None) -> Axes:
+def _split(
+    config: TransformerConfig, params: Params, tokens: jax.Array, axes: Axes | None
+) -> Axes:
     """The axes, where this model can be split over them."""
+    columns = params["layers"]["qkv"].shape[-1]
     if axes is None:
+        _sharding.hold("columns of qkv", columns, 3 * config.width, None)
         return _sharding.NONE
     _sharding.check(axes, tokens)
     _sharding.share(axes, heads=config.heads)
+    _sharding.hold("columns of qkv", columns, 3 * config.width, axes.tensor)
     if axes.expert is not None:
         raise ValueError(f"axes.expert must be None: there are no experts, got {axes.expert!r}")
     if axes.sequence is not None and config.memory is not None:
