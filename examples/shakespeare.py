@@ -36,6 +36,7 @@ def main(settings: Settings, console: Console) -> None:
     folder = settings.directory or Path("runs") / settings.preset
     processes.alike(settings)
     processes.by_first(lambda: make(folder))
+    processes.share(folder)
     one = settings.mesh == ONE_DEVICE and not processes.several()
     devices = ONE if one else OnMesh(mesh.build(settings.mesh))
     corpus = load(settings, console, folder=folder)

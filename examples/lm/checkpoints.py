@@ -19,7 +19,7 @@ from lm import manifest
 from lm import mesh as meshes
 from lm.checksum import checksum
 from lm.errors import UserError
-from lm.processes import by_first, first, several
+from lm.processes import all_agree, by_first, first
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax tells, we tell in a sentence
 
@@ -61,8 +61,7 @@ class Checkpoints:
                 f"could not write checkpoint {step} into {self._folder} ({reason}); the earlier "
                 "ones are kept: run again to resume"
             )
-        if several():
-            manifest.write(self._folder / str(step), self._hashes(step))
+        manifest.write(self._folder / str(step), self._hashes(step))
 
     def restore(self, like: Any, *, say: Callable[[str], None] = print) -> Restored | None:
         """The newest sound checkpoint; damaged ones are moved aside, None where there is none.
@@ -78,18 +77,11 @@ class Checkpoints:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         stored = sorted(self._manager.all_steps(), reverse=True)
         for step in stored:
-            try:
-                if not manifest.sound(self._folder / str(step), self._hashes(step)):
-                    raise ValueError("a file of it is gone or has changed")
-                found = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore()
-                    ),
-                )
+            found, problem = self._read(step, shapes)
+            if not all_agree(problem is None):
+                problem = problem or "another process could not read it"
+            else:  # which all find out together
                 problem = _problem(found)
-            except Exception as error:  # whatever a damaged file makes the reader raise
-                problem = _first_line(error)
             if problem is None:
                 return Restored(found.state, step, dict(found.meta))
             say(f"checkpoint {step} is damaged ({problem}); moved to {self._set_aside(step)}")
@@ -100,6 +92,18 @@ class Checkpoints:
                 "to start this row from the beginning."
             )
         return None
+
+    def _read(self, step: int, shapes: Any) -> tuple[Any, str | None]:
+        """What the files hold, or None and a sentence about what is wrong with them."""
+        try:
+            if not manifest.sound(self._folder / str(step), self._hashes(step)):
+                raise ValueError("a file of it is gone or has changed")
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore()
+            )
+            return self._manager.restore(step, args=args), None
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            return None, _first_line(error)
 
     def __enter__(self) -> "Checkpoints":
         return self

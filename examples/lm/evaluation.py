@@ -53,8 +53,9 @@ class Evaluator:
         devices: OneDevice = ONE,
     ) -> None:
         count = -(-(len(tokens) - 1) // block)
-        self._batch = -(-min(batch, count) // devices.parts) * devices.parts
-        self._batches = -(-count // self._batch)
+        self._windows = min(batch, count)  # of a batch, the same on every mesh
+        self._batch = -(-self._windows // devices.parts) * devices.parts
+        self._batches = -(-count // self._windows)
         self._tokens, self._block, self._text = tokens, block, devices.text
         self._held = None if isinstance(tokens, np.memmap) else self._put(0, self._batches)
         self._some = devices.evaluation(_some, model, jnp.dtype(dtype))
@@ -62,7 +63,7 @@ class Evaluator:
     def evaluate(self, params: Any, *, limit: int | None = None) -> Evaluation:
         """Means over all windows, or over about `limit` of them, evenly spread."""
         batches = self._batches
-        wanted = batches if limit is None else min(batches, -(-limit // self._batch))
+        wanted = batches if limit is None else min(batches, -(-limit // self._windows))
         nats, hits, kept, loads, characters = 0.0, 0, [], [], 0
         for index in np.linspace(0, batches - 1, wanted).round().astype(int):
             rows, lengths = self._part(index)
@@ -85,11 +86,16 @@ class Evaluator:
         return self._held[0][part], self._held[1][part]
 
     def _put(self, first: int, last: int) -> tuple[jax.Array, jax.Array]:
-        each = self._batch * self._block
+        each = self._windows * self._block
         rows, lengths = windows(self._tokens[first * each : last * each + 1], block=self._block)
-        spare = -len(rows) % self._batch
-        rows = np.pad(rows, ((0, spare), (0, 0)), mode="edge")
-        return self._text(rows), self._text(np.pad(lengths, (0, spare)))
+        # Batches are filled up with windows that do not count: the last one, and all on a mesh that
+        # splits them into parts that would not be equal.
+        last_one = (0, -len(rows) % self._windows)
+        shape, every = (-1, self._windows), (0, self._batch - self._windows)
+        rows = np.pad(rows, (last_one, (0, 0)), mode="edge").reshape(*shape, rows.shape[1])
+        lengths = np.pad(lengths, last_one).reshape(shape)
+        rows = np.pad(rows, ((0, 0), every, (0, 0)), mode="edge").reshape(-1, rows.shape[2])
+        return self._text(rows), self._text(np.pad(lengths, ((0, 0), every)).reshape(-1))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -1,7 +1,8 @@
 """Hashes of the files of a checkpoint, so that processes can agree on damage before they read.
 
 What one process finds damaged, another may never look at; it would wait for the first one within
-the reader. So each process hashes some of the files, and all hear of all.
+the reader. So each process hashes some of the files, and all hear of all; one that runs alone
+hashes them too, for several may go on from there.
 """
 
 import hashlib

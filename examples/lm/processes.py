@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -13,6 +15,9 @@ from jax.experimental import multihost_utils
 from lm.errors import UserError
 from lm.scale import ALONE, Process
 from lm.settings import Settings
+
+PATIENCE = 65.0
+"""Seconds after which every host sees a new file, as NFS has it."""
 
 
 class Told(UserError):
@@ -25,6 +30,8 @@ def start(process: Process) -> None:
     Raises:
         UserError: it is not known who they are, or they could not be reached.
     """
+    # Else a signal to end would be a notice of preemption, which nothing here waits for.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             process.coordinator,
@@ -86,14 +93,35 @@ def all_agree(sound: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(sound)).all())
 
 
+def share(folder: Path) -> None:
+    """Raise a UserError where a process does not see the folder that the first one works in."""
+    if not several():
+        return
+    mark = folder / f".seen-{from_first(os.urandom(8).hex())}"
+    by_first(mark.touch)
+    late = time.monotonic() + PATIENCE
+    while not mark.exists() and time.monotonic() < late:
+        time.sleep(0.5)
+    seen = all_agree(mark.exists())
+    by_first(mark.unlink)
+    if not seen:
+        raise UserError(
+            f"the processes do not share the directory {folder}: give a --directory that all hosts "
+            "see"
+        )
+
+
 def alike(settings: Settings) -> None:
     """Raise a UserError where a process was given another command than the first one.
 
-    Programs that are not the same would end in each other's sums. Who a process is, where its plays
-    are cached and the path of a text may differ.
+    Programs that are not the same would end in each other's sums.
     """
-    told = dataclasses.replace(settings, process=ALONE, cache=None, text=None)
-    same(repr(told), what="settings: give all of them the same command")
+    same(repr(told_to_all(settings)), what="settings: give all of them the same command")
+
+
+def told_to_all(settings: Settings) -> Settings:
+    """Without who a process is, where its plays are cached and the path of a text."""
+    return dataclasses.replace(settings, process=ALONE, cache=None, text=None)
 
 
 def same(value: str, *, what: str) -> None:

@@ -64,7 +64,8 @@ class OnMesh(OneDevice):
         where = self._batch().addressable_devices_indices_map((size,))
         bounds = {part.indices(size)[:2] for (part,) in where.values()}
         first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
-        if sum(high - low for low, high in bounds) != last - first or first % (last - first):
+        own = last - first
+        if sum(high - low for low, high in bounds) != own or first % own or size % own:
             raise UserError("--input grain needs a mesh on which a process has one part of a batch")
         return first, last
 
