@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from physnet import _checks
+from physnet import _checks, _varying
 from physnet.hyperbolic import _arguments, poincare, polar
 from physnet.hyperbolic._means import midpoints
 
@@ -131,4 +131,4 @@ def _spread(points: Array, k: int, key: Array) -> Array:
     chosen = jnp.zeros((k,), jnp.int32)
     chosen = chosen.at[0].set(jax.random.randint(first, (), 0, len(points), jnp.int32))
     far = jnp.full((len(points),), jnp.inf, points.dtype)
-    return lax.fori_loop(1, k, draw, (chosen, far))[0]
+    return lax.fori_loop(1, k, draw, _varying.alike((chosen, far), points))[0]
