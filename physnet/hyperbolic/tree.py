@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from physnet import _checks
+from physnet import _checks, _varying
 from physnet.hyperbolic import _arguments, polar
 from physnet.hyperbolic._means import midpoints, nearest_of, rough
 
@@ -179,7 +179,7 @@ def _split(points: Array, node: Array, nodes: int, key: Array) -> Array:
 
     start = jnp.zeros((nodes, CHILDREN, points.shape[1]), points.dtype)
     far = jnp.full((len(points),), jnp.inf, points.dtype)
-    centres, _ = lax.fori_loop(0, CHILDREN, draw, (start, far))
+    centres, _ = lax.fori_loop(0, CHILDREN, draw, _varying.alike((start, far), points))
     centres = centres.reshape(nodes * CHILDREN, -1)
 
     def step(_, centres):
@@ -278,7 +278,8 @@ def _best_first(tree: Tree, x: Array, done: Array, top_k: int, limit: int):
         )
         return t + 1, cells, (index, distance), evaluations
 
-    carry = (jnp.int32(0), start, best, jnp.zeros((n,), jnp.int32))
+    carry = (start, best, jnp.zeros((n,), jnp.int32))
+    carry = (jnp.int32(0), *_varying.alike(carry, x, tree))
     _, cells, (index, distance), evaluations = lax.while_loop(unfinished, expand, carry)
     certified = jnp.min(cells.bound, axis=1) >= distance[:, -1]
     return index, distance, evaluations, certified

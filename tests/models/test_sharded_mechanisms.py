@@ -1,6 +1,6 @@
 """Mechanisms over meshes: memory and jumping gradients; parameters in parts that do not fit.
 
-Types over many axes by shapes alone; values and gradients in a process with 8 devices.
+Values and gradients in a process with 8 devices; what is refused, and types, by shapes alone.
 """
 
 import dataclasses
@@ -89,12 +89,7 @@ def test_equal_to_one_device(on_devices):
 
 MEMORY = holography.memory.Config(window=4, block=2, sinks=2, landmarks=3, per_level=2, levels=3)
 PLAIN = transformer.TransformerConfig(vocab_size=11, layers=1, heads=2, width=8, context=16)
-DEEP = dataclasses.replace(CONFIG, reversible=True)
 EXPERTS = VARIANTS["experts"]
-TYPED = {  # of batches that are split over "data"
-    "plain memory": (dataclasses.replace(PLAIN, memory=MEMORY), Axes("tensor")),
-    "reversible": (DEEP, Axes("tensor", sequence="sequence")),
-}  # fmt: skip
 
 
 def module_of(config):
@@ -106,30 +101,18 @@ def shapes(config):
     return module, jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", TYPED)
-def test_gradients_are_typed_over_the_axes(name):
-    """Under x64 and strict promotion; what varies over an axis is what the specs say."""
-    config, axes = TYPED[name]
+def test_a_reversible_sequence_under_x64():
+    """Strict promotion; what varies over an axis is what the specs say."""
+    config, axes = dataclasses.replace(CONFIG, layers=1, reversible=True), Axes(sequence="b")
     module, params = shapes(config)
-    own = axes or Axes()
-    specs = module.partition(config, params, axes)
-    over = tuple(filter(None, ("data", own.expert, own.sequence)))
-
-    def loss(params, tokens):
-        logits = module.apply(config, params, tokens, axes=axes)
-        return jax.lax.pmean(jnp.mean(logits), over)
-
     split = jax.shard_map(
-        jax.value_and_grad(loss),
-        mesh=AbstractMesh((2, 2, 2, 2), ("data", "tensor", "expert", "sequence")),
-        in_specs=(specs, PartitionSpec(over[:-1] if own.sequence else over, own.sequence)),
-        out_specs=(PartitionSpec(), specs),
+        jax.grad(lambda params, tokens: jnp.mean(module.apply(config, params, tokens, axes=axes))),
+        mesh=AbstractMesh((2, 2), ("a", "b")),
+        in_specs=(PartitionSpec(), PartitionSpec("a", "b")),
+        out_specs=PartitionSpec(),
     )
-    value, gradient = jax.eval_shape(split, params, jax.ShapeDtypeStruct((4, 16), jnp.int32))
-    assert value.dtype == jnp.float32
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), gradient) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), params
-    )
+    gradient = jax.eval_shape(split, params, jax.ShapeDtypeStruct((4, 16), jnp.int32))
+    assert jax.tree.map(lambda x: x.dtype, gradient) == jax.tree.map(lambda x: x.dtype, params)
 
 
 @pytest.mark.parametrize("bits", [None, 8])
