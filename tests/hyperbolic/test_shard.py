@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from physnet import hyperbolic
 
@@ -27,7 +27,7 @@ def test_points_of_a_device_within_shard_map(name):
     function, points = OF_POINTS[name], jax.ShapeDtypeStruct((32, 4), jnp.float32)
     split = jax.shard_map(
         lambda x: jax.tree.map(lambda leaf: leaf[None], function(x)),
-        mesh=AbstractMesh((2,), ("a",)), in_specs=PartitionSpec("a"),
+        mesh=AbstractMesh((2,), ("a",), axis_types=(AxisType.Auto,)), in_specs=PartitionSpec("a"),
         out_specs=PartitionSpec("a"),
     )  # fmt: skip
     found = jax.eval_shape(split, jax.ShapeDtypeStruct((64, 4), jnp.float32))

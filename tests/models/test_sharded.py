@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from bk_models import CONFIG, VARIANTS
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from physnet import holography
 from physnet.models import Axes, bk_core, transformer
@@ -172,7 +172,7 @@ def test_what_cannot_be_split_is_refused(words):
     params = jax.eval_shape(lambda key: module.init(config, key), jax.random.key(0))
     split = jax.shard_map(
         lambda params, tokens: module.apply(config, params, tokens, axes=axes),
-        mesh=AbstractMesh((4, 2), ("a", "b")),
+        mesh=AbstractMesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2),
         in_specs=(PartitionSpec(), PartitionSpec(*spec)),
         out_specs=PartitionSpec(("a", "b")),
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from bk_models import CONFIG, VARIANTS
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from physnet import holography
 from physnet.models import Axes, bk_core, transformer
@@ -107,7 +107,7 @@ def test_a_reversible_sequence_under_x64():
     module, params = shapes(config)
     split = jax.shard_map(
         jax.grad(lambda params, tokens: jnp.mean(module.apply(config, params, tokens, axes=axes))),
-        mesh=AbstractMesh((2, 2), ("a", "b")),
+        mesh=AbstractMesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2),
         in_specs=(PartitionSpec(), PartitionSpec("a", "b")),
         out_specs=PartitionSpec(),
     )
@@ -127,9 +127,11 @@ def test_memories_take_tokens_of_a_device(bits):
         return y, holography.memory.attend(x, held)
 
     split = jax.shard_map(
-        decode, mesh=AbstractMesh((2,), ("a",)), in_specs=PartitionSpec("a"),
+        decode,
+        mesh=AbstractMesh((2,), ("a",), axis_types=(AxisType.Auto,)),
+        in_specs=PartitionSpec("a"),
         out_specs=PartitionSpec("a"),
-    )  # fmt: skip
+    )
     given = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((14, 8), (14,)))
     assert [y.shape for y in jax.eval_shape(split, *given)] == [(14, 8), (14, 8)]
 
@@ -154,7 +156,10 @@ def test_other_parts_of_the_parameters_are_refused(words):
 
     def refused(function):
         split = jax.shard_map(
-            function, mesh=AbstractMesh((2,), ("a",)), in_specs=(specs, piece), out_specs=piece
+            function,
+            mesh=AbstractMesh((2,), ("a",), axis_types=(AxisType.Auto,)),
+            in_specs=(specs, piece),
+            out_specs=piece,
         )
         with pytest.raises(ValueError, match=f"params must be those of {words}"):
             jax.eval_shape(split, params, jax.ShapeDtypeStruct((4, 16), jnp.int32))
