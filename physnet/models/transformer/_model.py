@@ -204,9 +204,7 @@ def apply(
     return logits, {"kept_pairs": jnp.asarray(share, jnp.float32)}
 
 
-def _split(
-    config: TransformerConfig, params: Params, tokens: jax.Array, axes: Axes | None
-) -> Axes:
+def _split(config: TransformerConfig, params: Params, tokens: jax.Array, axes: Axes | None) -> Axes:
     """The axes, where this model can be split over them."""
     columns = params["layers"]["qkv"].shape[-1]
     if axes is None:
