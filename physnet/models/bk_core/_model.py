@@ -7,6 +7,7 @@ pairs of open tokens attend to each other, and every token to a few nearest ones
 Shapes: B batch, T time, V vocabulary, W width, N heads, L layers, F hidden, H chains of a layer.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -323,16 +324,31 @@ def _in_turn(
     report: bool,
 ) -> tuple[_block.Stream, Any]:
     """The stream after all blocks, and their (score, expert) with layers on axis 0."""
-    drop = dropout(config.dropout, key)
     reports = []
     for index in range(config.layers):  # unrolled: faster than a scan over the layers on CPU
-        layer = _block.layer_params(params, index)
-        own = _block.at(drop, _block.SITES * index)
-        x, *reported = _block.block(config, layer, x, own, implementation, axes)
+        layer, number = _block.layer_params(params, index), jnp.asarray(index, jnp.int32)
+        options: Any = {"implementation": implementation, "axes": axes}
+        x, *reported = _one(config, layer, x, number, key, **options)
         reports.append(reported)
     if not report:
         return x, None
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "implementation", "axes"))
+def _one(
+    config: BKCoreConfig,
+    layer: Params,
+    x: _block.Stream,
+    index: jax.Array,
+    key: jax.Array | None,
+    *,
+    implementation: _dispatch.Implementation | None,
+    axes: Axes,
+) -> _block.Passed:
+    """A block. All of them are one function, which a program is traced and lowered for once."""
+    drop = _depth.dropout_at(config.dropout, key, index)
+    return _block.block(config, layer, x, drop, implementation, axes)
 
 
 def _split(config: BKCoreConfig, params: Params, tokens: jax.Array, axes: Axes | None) -> Axes:
