@@ -165,6 +165,13 @@ def test_every_legal_pair_of_values_is_in_a_row():
     assert not missing
 
 
+@pytest.fixture(autouse=True)
+def one_program_at_a_time():
+    """No other test runs it, and all of them would take a gigabyte."""
+    yield
+    run.clear_cache()
+
+
 @pytest.mark.parametrize(
     "row", list(map(row_of, ROWS)), ids=lambda row: "-".join(map(label, row.values()))
 )
