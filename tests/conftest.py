@@ -10,6 +10,9 @@ import os
 import subprocess
 import sys
 
+# Before NumPy: two test processes on two cores, whose BLAS threads would only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import jaxtyping
 import pytest

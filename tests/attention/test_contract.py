@@ -365,20 +365,19 @@ def test_gradients_of_rows_that_are_nan_stay_where_they_are(implementation):
     assert not sees[far].any()
 
 
-@pytest.mark.parametrize("garbage", [None, np.nan, np.inf])
-def test_a_place_without_a_token_gives_zero_and_asks_nothing(implementation, garbage):
+def test_a_place_without_a_token_gives_zero_and_asks_nothing(implementation):
     case = Case(time=300, threshold=None, block_size=None)
     tensors, _, _, options, _ = inputs(case, implementation.dtypes[0])
     place = jnp.where(jnp.arange(300) < 290, jnp.arange(300), NO_TOKEN).astype(jnp.int32)
     options |= {"query_position": place, "key_position": place}
-    if garbage is not None:
-        tensors = [x.at[:, 290:].set(garbage) for x in tensors]
     run = with_gradients(implementation, None, options, cotangents(tensors[0]))
-    output, lse, d_query, d_key, d_value = run(*tensors)
-    for part in (output, d_query, d_key, d_value):
-        assert not np.asarray(part)[:, 290:].any()
-        assert np.asarray(part)[:, :290].any()
-    assert (np.asarray(lse)[:, 290:] == -np.inf).all()
+    for garbage in (None, np.nan, np.inf):  # one program for all
+        held = tensors if garbage is None else [x.at[:, 290:].set(garbage) for x in tensors]
+        output, lse, d_query, d_key, d_value = run(*held)
+        for part in (output, d_query, d_key, d_value):
+            assert not np.asarray(part)[:, 290:].any(), garbage
+            assert np.asarray(part)[:, :290].any(), garbage
+        assert (np.asarray(lse)[:, 290:] == -np.inf).all(), garbage
 
 
 def test_a_window_without_an_end_is_no_window(implementation):

@@ -32,7 +32,8 @@ def tangents(x):
 def distances(u, v):
     """Between all of two sets of tangents, (n, m), without cancellation."""
     half, other = (np.linalg.norm(a, axis=1) for a in (u, v))
-    apart = (u / half[:, None])[:, None] - (v / other[:, None])[None]
+    u, v = u / half[:, None], v / other[:, None]
+    apart = np.stack([np.sum((one - v) ** 2, axis=1) for one in u])  # row by row: it fits a cache
     square = np.sinh(half[:, None] - other[None]) ** 2
-    square += np.sinh(2 * half)[:, None] * np.sinh(2 * other) * np.sum(apart**2, axis=2) / 4
+    square += np.sinh(2 * half)[:, None] * np.sinh(2 * other) * apart / 4
     return 2 * np.arcsinh(np.sqrt(square))
