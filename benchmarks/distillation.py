@@ -234,7 +234,7 @@ def kept(folder: Path | None, name: str, what: Any, made: Any) -> Any:
     return json.loads(file.read_text())
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--seeds", type=int, help="at least two")
@@ -245,39 +245,48 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE)
     parser.add_argument("--draw", action="store_true", help="from the JSON of a run before")
     options = parser.parse_args()
-    smoke = options.preset == "smoke"
     if options.seeds is not None and options.seeds < 2:
         parser.error(f"--seeds must be at least 2 for a standard error, got {options.seeds}")
-    if smoke or options.only:  # not over what was measured
+    if options.preset == "smoke":
+        options.folder = None
+    if options.preset == "smoke" or options.only:  # not over what was measured
         if options.output == RESULTS:
             options.output = Path(f"distillation-{options.only or 'smoke'}.json")
         if options.picture == PICTURE:
             options.picture = Path(f"distillation-{options.only or 'smoke'}.png")
+    return options
+
+
+def measured(task: Task, options: argparse.Namespace, began: float) -> dict[str, Any]:
+    """A task's recipe, sizes and summary, and what every seed gave; prints the seeds' nats."""
+    programs, runs = Programs(task), []
+    sizes = PRESETS[options.preset][task.name][1]
+    what = (dataclasses.replace(task.recipe, seeds=0), sizes)
+    for seed in range(options.seeds or task.recipe.seeds):
+        made = functools.partial(lambda seed: run(programs, task.data(seed), seed), seed)
+        name = f"{task.name}-{seed}"
+        runs.append(kept(options.folder, name, what, made))
+        rows = runs[-1]["rows"]
+        line = ", ".join(f"{row} {rows[row]['nats']:.4f}" for row in ROWS)
+        print(f"{time.perf_counter() - began:5.0f} s  {name}, nats: {line}", flush=True)
+    count = sum(x.size for x in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
+    about = {"recipe": dataclasses.asdict(task.recipe), "parameters": count, "sizes": sizes}
+    return about | summary(runs) | {"runs": runs}
+
+
+def main() -> None:
+    options = read_options()
     if options.draw:
         report = json.loads(options.output.read_text())
         show(report)
         draw(report, options.picture)
         return
-    device, found = jax.devices()[0], {}
-    began = time.perf_counter()
-    for task in tasks(options.preset, options.cache):
-        if options.only not in (None, task.name):
-            continue
-        programs, runs = Programs(task), []
-        what = (dataclasses.replace(task.recipe, seeds=0), PRESETS[options.preset][task.name][1])
-        for seed in range(options.seeds or task.recipe.seeds):
-            made = functools.partial(
-                lambda seed, p, t: run(p, t.data(seed), seed), seed, programs, task
-            )
-            name = f"{task.name}-{seed}"
-            runs.append(kept(None if smoke else options.folder, name, what, made))
-            rows = runs[-1]["rows"]
-            line = ", ".join(f"{row} {rows[row]['nats']:.4f}" for row in ROWS)
-            print(f"{time.perf_counter() - began:5.0f} s  {name}, nats: {line}", flush=True)
-        count = sum(x.size for x in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
-        about = {"recipe": dataclasses.asdict(task.recipe), "parameters": count}
-        sizes = {"sizes": PRESETS[options.preset][task.name][1]}
-        found[task.name] = about | sizes | summary(runs) | {"runs": runs}
+    device, began = jax.devices()[0], time.perf_counter()
+    found = {
+        task.name: measured(task, options, began)
+        for task in tasks(options.preset, options.cache)
+        if options.only in (None, task.name)
+    }
     report = {
         "command": f"python benchmarks/distillation.py --preset {options.preset}",
         "device": f"{device.platform}: {device.device_kind}",

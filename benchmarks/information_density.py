@@ -227,6 +227,66 @@ def hiding(program, params, windows: jax.Array, seen: Tokens, known: dict) -> li
     return rows
 
 
+def plan(options: argparse.Namespace) -> tuple[Training, dict[str, int], int]:
+    """Training, sizes of the models, and seeds."""
+    if options.quick:
+        training = Training(
+            steps=4, batch=2, block=32, steps_per_call=2, warmup=1, evaluate_every=2,
+            checkpoint_every=2, evaluation_windows=4,
+        )  # fmt: skip
+        return training, {"layers": 1, "heads": 2, "width": 16, "chains": 4, "local_window": 4}, 2
+    training = Training(
+        steps=options.steps,
+        batch=16,
+        block=256,
+        steps_per_call=STEPS_PER_CALL,
+        evaluation_windows=64,
+    )
+    sizes = {"layers": 4, "heads": 4, "width": 128, "chains": 16, "local_window": 8}
+    return training, sizes, options.seeds
+
+
+def functions(title, config, training, state, seeds, train, windows, sample) -> dict[str, Any]:
+    """What a model needs compiled, with arguments to compile it for."""
+    keep = jnp.ones((config.layers, seeds, *windows.shape[1:], config.heads), bool)[:, :, :, 1:]
+    one = (state["params"], windows[0])
+    loss = functools.partial(objective, config)
+    calibrate = functools.partial(bk_core.calibrate, config)
+    return {
+        f"{title}: train": (
+            steps(config, training, loss, seeds, rate=0.0),
+            (state, train, jnp.int32(0)),
+        ),
+        f"{title}: observe": (functools.partial(observe, config), one),
+        f"{title}: hide": (functools.partial(hidden_loss, config), (*one, keep)),
+        f"{title}: calibrate": (
+            jax.vmap(calibrate, in_axes=(0, None)),
+            (state["params"], sample[:, :-1]),
+        ),
+    }
+
+
+def trained(program: Any, state: Any, training: Training, train: jax.Array) -> Any:
+    for first in range(0, training.steps, training.steps_per_call):
+        state, nats = program(state, train, jnp.int32(first))
+        if not bool(jnp.isfinite(nats).all()):
+            raise SystemExit(f"a loss is not finite within {len(nats)} steps after {first}")
+    return state["params"]
+
+
+def measured(title: str, programs: dict, params: Any, windows: jax.Array, counts: np.ndarray):
+    """Correlations, losses with half the tokens hidden, and the verdict; prints them."""
+    parts = [programs[f"{title}: observe"](params, w) for w in windows]
+    seen = jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x], 2), *parts)
+    flat = np.asarray(windows).reshape(-1, windows.shape[-1])
+    known = predictors(seen, flat, counts)
+    found = correlations(seen, known)
+    rows = hiding(programs[f"{title}: hide"], params, windows, seen, known)
+    sentence = f"{title}: {verdict(rows)}"
+    show(title, found, rows, sentence)
+    return {"correlations": found, "hiding": rows, "verdict": sentence}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -235,72 +295,29 @@ def main() -> None:
     start = time.perf_counter()
     if options.quick and options.picture == PICTURE:
         options.picture = Path(f"quick-{PICTURE.name}")
-    if options.quick:
-        training = Training(
-            steps=4, batch=2, block=32, steps_per_call=2, warmup=1, evaluate_every=2,
-            checkpoint_every=2, evaluation_windows=4,
-        )  # fmt: skip
-        sizes = {"layers": 1, "heads": 2, "width": 16, "chains": 4, "local_window": 4}
-        seeds = 2
-    else:
-        training = Training(
-            steps=options.steps,
-            batch=16,
-            block=256,
-            steps_per_call=STEPS_PER_CALL,
-            evaluation_windows=64,
-        )
-        sizes = {"layers": 4, "heads": 4, "width": 128, "chains": 16, "local_window": 8}
-        seeds = options.seeds
+    training, sizes, seeds = plan(options)
     text = read_text(options.cache, quick=options.quick, block=training.block)
     train = jnp.asarray(text.train)
     counts = np.bincount(text.train, minlength=len(text.characters)).astype(np.float64)
     windows = held_out(text, training)
     sample = step.batch(train, jax.random.key(9), size=training.batch, block=training.block)
 
-    configs, states, functions = {}, {}, {}
+    states, wanted = {}, {}
     for title, mixes in MODELS.items():
         config = BKCoreConfig(len(text.characters), mixer=mixes, density=1.0, **sizes)
         init = functools.partial(bk_core.init, config)
-        state = initial_state(config, training, init, seeds, 1)
-        keep = jnp.ones((config.layers, seeds, *windows.shape[1:], config.heads), bool)[:, :, :, 1:]
-        loss = functools.partial(objective, config)
-        configs[title], states[title] = config, state
-        one = (state["params"], windows[0])
-        functions |= {
-            title + ": train": (
-                steps(config, training, loss, seeds, rate=0.0),
-                (state, train, jnp.int32(0)),
-            ),
-            title + ": observe": (functools.partial(observe, config), one),
-            title + ": hide": (functools.partial(hidden_loss, config), (*one, keep)),
-            title + ": calibrate": (
-                jax.vmap(functools.partial(bk_core.calibrate, config), in_axes=(0, None)),
-                (state["params"], sample[:, :-1]),
-            ),
-        }
-    programs = compile_all(functions)
+        states[title] = state = initial_state(config, training, init, seeds, 1)
+        wanted |= functions(title, config, training, state, seeds, train, windows, sample)
+    programs = compile_all(wanted)
     print(f"compiled after {time.perf_counter() - start:.0f} s", flush=True)
     report = provenance("information_density", training, seeds) | {
         "text": text.name,
         "held_out_tokens": int(windows.shape[0] * windows.shape[1] * training.block),
     }
     for title in MODELS:
-        state = states[title]
-        for first in range(0, training.steps, training.steps_per_call):
-            state, nats = programs[title + ": train"](state, train, jnp.int32(first))
-            if not bool(jnp.isfinite(nats).all()):
-                raise SystemExit(f"a loss is not finite within {len(nats)} steps after {first}")
-        params = programs[title + ": calibrate"](state["params"], sample[:, :-1])
-        parts = [programs[title + ": observe"](params, w) for w in windows]
-        seen = jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x], 2), *parts)
-        flat = np.asarray(windows).reshape(-1, windows.shape[-1])
-        known = predictors(seen, flat, counts)
-        found = correlations(seen, known)
-        rows = hiding(programs[title + ": hide"], params, windows, seen, known)
-        sentence = f"{title}: {verdict(rows)}"
-        show(title, found, rows, sentence)
-        report[title] = {"correlations": found, "hiding": rows, "verdict": sentence}
+        params = trained(programs[f"{title}: train"], states[title], training, train)
+        params = programs[f"{title}: calibrate"](params, sample[:, :-1])
+        report[title] = measured(title, programs, params, windows, counts)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1) + "\n")
     draw(report, list(MODELS), options.picture)
