@@ -14,18 +14,17 @@ which the device copies.
 import argparse
 import json
 import os
-import platform
 import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from device import described
 from jax import lax
 
 from physnet import greens
@@ -269,16 +268,10 @@ def main():
     if options.case:
         case(*options.case, shapes)
         return
-    device = jax.devices()[0]
-    if device.platform != "gpu":
+    if jax.devices()[0].platform != "gpu":
         raise SystemExit("benchmarks/greens_gpu.py needs a GPU")
     report = {
-        "device": device.device_kind,
-        "command": " ".join(sys.argv),
-        "platform": device.client.platform_version.splitlines()[0],
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax-triton", "triton")},
+        **described("jax-triton", "triton"),
         "rows": measure(shapes, options.patience),
     }
     text = json.dumps(report, indent=1) + "\n"

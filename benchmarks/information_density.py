@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from ensemble import (
     STEPS_PER_CALL,
@@ -40,6 +39,7 @@ from ensemble import (
     step,
     steps,
 )
+from information_density_report import draw, show, verdict
 from lm.settings import Training
 from scipy.stats import rankdata
 
@@ -48,16 +48,10 @@ from physnet.models.bk_core import BKCoreConfig
 from physnet.nn import attention as gated
 from physnet.nn.layers import linear
 
-matplotlib.use("Agg")  # a file, no window
-
-import matplotlib.pyplot as plt
-
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "information_density.json"
 PICTURE = ROOT / "docs" / "pictures" / "information_density.png"
 MODELS = {"with the resolvent mixer": True, "attention alone": False}
-TARGETS = {"received": "attention received", "gradient": "gradient norm"}
-BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "0.6", "#2f855a"
 
 
 class Tokens(NamedTuple):
@@ -233,80 +227,64 @@ def hiding(program, params, windows: jax.Array, seen: Tokens, known: dict) -> li
     return rows
 
 
-def verdict(rows: list[dict]) -> str:
-    """Whether hiding the low scores hurts least, by paired differences over seeds."""
-    cost = {row["hidden"]: np.array(row["above_whole_by_seed"]) for row in rows}
-    low, low_error = spread(cost["random"] - cost["lowest score"])
-    high, high_error = spread(cost["highest score"] - cost["random"])
-    sentence = (
-        f"hiding the lowest scores costs {low:+.4f} +- {low_error:.4f} nats less than hiding "
-        f"random tokens, hiding the highest {high:+.4f} +- {high_error:.4f} more"
+def plan(options: argparse.Namespace) -> tuple[Training, dict[str, int], int]:
+    """Training, sizes of the models, and seeds."""
+    if options.quick:
+        training = Training(
+            steps=4, batch=2, block=32, steps_per_call=2, warmup=1, evaluate_every=2,
+            checkpoint_every=2, evaluation_windows=4,
+        )  # fmt: skip
+        return training, {"layers": 1, "heads": 2, "width": 16, "chains": 4, "local_window": 4}, 2
+    training = Training(
+        steps=options.steps,
+        batch=16,
+        block=256,
+        steps_per_call=STEPS_PER_CALL,
+        evaluation_windows=64,
     )
-    if low > 2 * low_error and high > 2 * high_error:
-        return f"a low score means little information: {sentence}"
-    if low < -2 * low_error and high < -2 * high_error:
-        return f"the score is turned around, a low one means much information: {sentence}"
-    return f"the score does not order tokens by information: {sentence}"
+    sizes = {"layers": 4, "heads": 4, "width": 128, "chains": 16, "local_window": 8}
+    return training, sizes, options.seeds
 
 
-def show(title: str, found: list[dict], rows: list[dict], sentence: str) -> None:
-    print(
-        f"\n{title}\n{'rank correlation':22} {'with':20} {'all tokens':>19} {'same position':>19}"
-    )
-    for row in found:
-        if row["at_equal_position"]:
-            continue
-        line = f"{row['predictor']:22} {TARGETS[row['target']]:20} {_pm(row)}"
-        for other in found:
-            same = all(other[k] == row[k] for k in ("predictor", "target"))
-            if same and other["at_equal_position"]:
-                layers = " ".join(f"{x:+.2f}" for x in other["by_layer"])
-                line += f" {_pm(other)}   by layer {layers}"
-        print(line)
-    print(f"{'hidden half':22} {'nats':>8} {'above the whole':>19} {'kept pairs':>11}")
-    for row in rows:
-        print(
-            f"{row['hidden']:22} {row['nats']:8.4f} {row['above_whole']:+9.4f} +- "
-            f"{row['above_whole_error']:.4f} {row['kept_share']:10.1%}"
-        )
-    print(sentence)
+def functions(title, config, training, state, seeds, train, windows, sample) -> dict[str, Any]:
+    """What a model needs compiled, with arguments to compile it for."""
+    keep = jnp.ones((config.layers, seeds, *windows.shape[1:], config.heads), bool)[:, :, :, 1:]
+    one = (state["params"], windows[0])
+    loss = functools.partial(objective, config)
+    calibrate = functools.partial(bk_core.calibrate, config)
+    return {
+        f"{title}: train": (
+            steps(config, training, loss, seeds, rate=0.0),
+            (state, train, jnp.int32(0)),
+        ),
+        f"{title}: observe": (functools.partial(observe, config), one),
+        f"{title}: hide": (functools.partial(hidden_loss, config), (*one, keep)),
+        f"{title}: calibrate": (
+            jax.vmap(calibrate, in_axes=(0, None)),
+            (state["params"], sample[:, :-1]),
+        ),
+    }
 
 
-def _pm(row: dict) -> str:
-    return f"{row['mean']:+9.3f} +- {row['error']:.3f}"
+def trained(program: Any, state: Any, training: Training, train: jax.Array) -> Any:
+    for first in range(0, training.steps, training.steps_per_call):
+        state, nats = program(state, train, jnp.int32(first))
+        if not bool(jnp.isfinite(nats).all()):
+            raise SystemExit(f"a loss is not finite within {len(nats)} steps after {first}")
+    return state["params"]
 
 
-def draw(report: dict[str, Any], output: Path) -> None:
-    plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"})
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    first = next(iter(MODELS))
-    colors = {"score": BLUE, "key norm": ORANGE, "frequency": GREEN, "random": GREY}
-    for axis, (target, label) in zip(axes, TARGETS.items(), strict=False):
-        for row in report[first]["correlations"]:
-            if row["target"] == target and row["at_equal_position"] and row["predictor"] in colors:
-                layers = np.arange(len(row["by_layer"])) + 1
-                color, name = colors[row["predictor"]], row["predictor"]
-                axis.errorbar(
-                    layers, row["by_layer"], row["by_layer_error"], color=color, label=name,
-                    marker="o", ms=4, capsize=2, lw=1.4,
-                )  # fmt: skip
-        axis.axhline(0, color="0.8", lw=0.8, zorder=0)
-        axis.set(title=f"rank correlation with {label}", xlabel="layer", ylim=(-1, 1))
-        axis.set_xticks(layers)
-    axes[0].legend(frameon=False, ncols=2, loc="lower left")
-    for shift, color, title in zip((-0.19, 0.19), (BLUE, ORANGE), MODELS, strict=True):
-        rows = report[title]["hiding"][1:]
-        place = np.arange(len(rows))[::-1] - shift
-        cost, error = ([row[k] for row in rows] for k in ("above_whole", "above_whole_error"))
-        axes[2].barh(place, cost, 0.36, xerr=error, color=color, label=title, capsize=2)
-    axes[2].set_yticks(np.arange(len(rows))[::-1], [row["hidden"] for row in rows])
-    axes[2].set(title="half of the tokens hidden: nats lost", xlabel="nats above the whole")
-    axes[2].legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.4, -0.18))
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=120)
-    plt.close(figure)
+def measured(title: str, programs: dict, params: Any, windows: jax.Array, counts: np.ndarray):
+    """Correlations, losses with half the tokens hidden, and the verdict; prints them."""
+    parts = [programs[f"{title}: observe"](params, w) for w in windows]
+    seen = jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x], 2), *parts)
+    flat = np.asarray(windows).reshape(-1, windows.shape[-1])
+    known = predictors(seen, flat, counts)
+    found = correlations(seen, known)
+    rows = hiding(programs[f"{title}: hide"], params, windows, seen, known)
+    sentence = f"{title}: {verdict(rows)}"
+    show(title, found, rows, sentence)
+    return {"correlations": found, "hiding": rows, "verdict": sentence}
 
 
 def main() -> None:
@@ -317,75 +295,32 @@ def main() -> None:
     start = time.perf_counter()
     if options.quick and options.picture == PICTURE:
         options.picture = Path(f"quick-{PICTURE.name}")
-    if options.quick:
-        training = Training(
-            steps=4, batch=2, block=32, steps_per_call=2, warmup=1, evaluate_every=2,
-            checkpoint_every=2, evaluation_windows=4,
-        )  # fmt: skip
-        sizes = {"layers": 1, "heads": 2, "width": 16, "chains": 4, "local_window": 4}
-        seeds = 2
-    else:
-        training = Training(
-            steps=options.steps,
-            batch=16,
-            block=256,
-            steps_per_call=STEPS_PER_CALL,
-            evaluation_windows=64,
-        )
-        sizes = {"layers": 4, "heads": 4, "width": 128, "chains": 16, "local_window": 8}
-        seeds = options.seeds
+    training, sizes, seeds = plan(options)
     text = read_text(options.cache, quick=options.quick, block=training.block)
     train = jnp.asarray(text.train)
     counts = np.bincount(text.train, minlength=len(text.characters)).astype(np.float64)
     windows = held_out(text, training)
     sample = step.batch(train, jax.random.key(9), size=training.batch, block=training.block)
 
-    configs, states, functions = {}, {}, {}
+    states, wanted = {}, {}
     for title, mixes in MODELS.items():
         config = BKCoreConfig(len(text.characters), mixer=mixes, density=1.0, **sizes)
         init = functools.partial(bk_core.init, config)
-        state = initial_state(config, training, init, seeds, 1)
-        keep = jnp.ones((config.layers, seeds, *windows.shape[1:], config.heads), bool)[:, :, :, 1:]
-        loss = functools.partial(objective, config)
-        configs[title], states[title] = config, state
-        one = (state["params"], windows[0])
-        functions |= {
-            title + ": train": (
-                steps(config, training, loss, seeds, rate=0.0),
-                (state, train, jnp.int32(0)),
-            ),
-            title + ": observe": (functools.partial(observe, config), one),
-            title + ": hide": (functools.partial(hidden_loss, config), (*one, keep)),
-            title + ": calibrate": (
-                jax.vmap(functools.partial(bk_core.calibrate, config), in_axes=(0, None)),
-                (state["params"], sample[:, :-1]),
-            ),
-        }
-    programs = compile_all(functions)
+        states[title] = state = initial_state(config, training, init, seeds, 1)
+        wanted |= functions(title, config, training, state, seeds, train, windows, sample)
+    programs = compile_all(wanted)
     print(f"compiled after {time.perf_counter() - start:.0f} s", flush=True)
     report = provenance("information_density", training, seeds) | {
         "text": text.name,
         "held_out_tokens": int(windows.shape[0] * windows.shape[1] * training.block),
     }
     for title in MODELS:
-        state = states[title]
-        for first in range(0, training.steps, training.steps_per_call):
-            state, nats = programs[title + ": train"](state, train, jnp.int32(first))
-            if not bool(jnp.isfinite(nats).all()):
-                raise SystemExit(f"a loss is not finite within {len(nats)} steps after {first}")
-        params = programs[title + ": calibrate"](state["params"], sample[:, :-1])
-        parts = [programs[title + ": observe"](params, w) for w in windows]
-        seen = jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x], 2), *parts)
-        flat = np.asarray(windows).reshape(-1, windows.shape[-1])
-        known = predictors(seen, flat, counts)
-        found = correlations(seen, known)
-        rows = hiding(programs[title + ": hide"], params, windows, seen, known)
-        sentence = f"{title}: {verdict(rows)}"
-        show(title, found, rows, sentence)
-        report[title] = {"correlations": found, "hiding": rows, "verdict": sentence}
+        params = trained(programs[f"{title}: train"], states[title], training, train)
+        params = programs[f"{title}: calibrate"](params, sample[:, :-1])
+        report[title] = measured(title, programs, params, windows, counts)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, options.picture)
+    draw(report, list(MODELS), options.picture)
     print(f"\n{time.perf_counter() - start:.0f} s; written: {options.output}, {options.picture}")
 
 

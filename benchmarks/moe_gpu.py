@@ -15,8 +15,6 @@ block of 128 rows; what `apply` gives is compared to it, relative to the norm.
 import argparse
 import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from device import described
 from jax import lax
 
 from physnet import moe
@@ -260,16 +259,11 @@ def main():
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--output", type=Path, help=f"default: {RESULTS}; with --quick: none")
     options = parser.parse_args()
-    device = jax.devices()[0]
-    if device.platform != "gpu" and not options.quick:
+    if jax.devices()[0].platform != "gpu" and not options.quick:
         raise SystemExit("benchmarks/moe_gpu.py needs a GPU, or --quick")
     output = options.output or (None if options.quick else RESULTS)
     report = {
-        "device": device.device_kind,
-        "command": " ".join(sys.argv),
-        "platform": device.client.platform_version.splitlines()[0],
-        "jax": jax.__version__,
-        "python": platform.python_version(),
+        **described(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "sizes": (QUICK if options.quick else FULL)._asdict(),
         "rows": (rows := []),

@@ -15,17 +15,15 @@ program.
 import argparse
 import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from device import described
 from hyperbolic_points import moved
 from jax import lax
 
@@ -240,16 +238,10 @@ def main():
     if options.shapes:
         shapes = pair_shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes]
     names = [name for name in options.ways if name not in options.skip]
-    device = jax.devices()[0]
-    if device.platform != "gpu":
+    if jax.devices()[0].platform != "gpu":
         raise SystemExit("benchmarks/nearest_centroid_gpu.py needs a GPU")
     report = {
-        "device": device.device_kind,
-        "command": " ".join(sys.argv),
-        "platform": device.client.platform_version.splitlines()[0],
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax-triton", "triton")},
+        **described("jax-triton", "triton"),
         "rows": (rows := []),
     }
 

@@ -43,9 +43,9 @@ def polar_factor(matrix: Float[Array, "*b n m"]) -> Float[Array, "*b n m"]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(polar_factor(jnp.array([[3.0, -4.0], [4.0, 3.0]])).round(4))  # 5 times a rotation
-        [[ 0.6 -0.8]
-         [ 0.8  0.6]]
+        >>> found = polar_factor(jnp.array([[3.0, -4.0], [4.0, 3.0]]))  # 5 times a rotation
+        >>> [f"{x:.4f}" for x in found.ravel()]
+        ['0.6000', '-0.8000', '0.8000', '0.6000']
 
     References:
         Bjorck and Bowie, "An iterative algorithm for computing the best estimate of an orthogonal
