@@ -10,6 +10,11 @@ import numpy as np
 
 def array(name: str, value: Any, dtype: Any = None) -> jax.Array:
     """`value` as an array, of this dtype if one is given; or a TypeError that names it."""
+    text = isinstance(value, str | bytes)  # which NumPy would read as a number
+    given = getattr(value, "dtype", None)
+    lossy = dtype is not None and not jnp.issubdtype(dtype, jnp.complexfloating)
+    if text or (lossy and given is not None and jnp.issubdtype(given, jnp.complexfloating)):
+        raise TypeError(f"{name} must be an array of numbers, got {_shown(value)}")
     try:
         return jnp.asarray(value, dtype)
     except (TypeError, ValueError) as error:  # None, text, an object, a complex number for a real
@@ -31,6 +36,14 @@ def inexact(name: str, value: Any) -> jax.Array:
         raise TypeError(
             f"{name} must be a real or complex floating-point array, got dtype {found.dtype}"
         )
+    return found
+
+
+def boolean(name: str, value: Any) -> jax.Array:
+    """`value` as an array of booleans, or a TypeError that names it."""
+    found = array(name, value)
+    if found.dtype != jnp.bool_:
+        raise TypeError(f"{name} must be boolean, got dtype {found.dtype}")
     return found
 
 
@@ -80,6 +93,20 @@ def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     return value
 
 
+def instance(name: str, value: Any, kind: type) -> Any:
+    """`value` if it is of this class, or a TypeError that names it."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {_shown(value)}")
+    return value
+
+
+def sequence(name: str, value: Any, kind: type | None = None) -> tuple[Any, ...]:
+    """The members of a list or tuple, each of this class; or a TypeError that names it."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name} must be a list or a tuple, got {_shown(value)}")
+    return tuple(value if kind is None else (instance(name, each, kind) for each in value))
+
+
 def function(name: str, value: Any) -> Any:
     """`value` if it can be called, or a TypeError that names it."""
     if not callable(value):
@@ -121,16 +148,23 @@ def concrete(value: Any) -> np.ndarray | None:
     return np.asarray(value)
 
 
+def one_number(name: str, value: Any, dtype: Any) -> jax.Array:
+    """`value` as a scalar of this dtype, whatever number it is; or an error that names it."""
+    known(name, value)
+    found = array(name, value, dtype)
+    if found.size != 1:
+        raise ValueError(f"{name} must be one number, got shape {found.shape}")
+    return found.reshape(())
+
+
 def one_positive(name: str, value: Any, dtype: Any) -> jax.Array:
     """`value` as a scalar of this dtype; an error where it is known not to be positive, finite."""
     there = known(name, value)  # of the value itself: under jit an array of it is a tracer
     there = None if there is None else there.astype(dtype)
-    found = array(name, value, dtype)
-    if found.size != 1:
-        raise ValueError(f"{name} must be one number, got shape {found.shape}")
+    found = one_number(name, value, dtype)
     if there is not None and not np.all((there > 0) & (there < np.inf)):
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
-    return found.reshape(())
+    return found
 
 
 def broadcast(**shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -144,7 +178,8 @@ def broadcast(**shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 def stacked(name: str, tree: Any, what: str, *, least: int = 1) -> int:
     """The length of the first axis, that of `what`, which all arrays of a tree share."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
+    shapes = [getattr(x, "shape", None) or array(name, x).shape for x in leaves]
     counts = {shape[0] if shape else -1 for shape in shapes}
     if len(counts) != 1 or min(counts) < least:
         raise ValueError(

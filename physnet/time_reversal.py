@@ -5,6 +5,7 @@ forward and a backward head, or dynamics with friction. On an exactly reversible
 it is zero, up to rounding, whatever the parameters, and so are its gradients.
 """
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -46,6 +47,12 @@ def reverse_trajectory(
     """
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
         raise TypeError(f"axis must be a static Python int, got {axis!r}")
+    named = {"positions": positions, "momenta": momenta}
+    for name, value in named.items():
+        named[name] = jax.tree.map(functools.partial(_checks.array, name), value)
+        if not jax.tree.leaves(value):
+            raise ValueError(f"{name} must hold at least one array, got none")
+    positions, momenta = named.values()
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((positions, momenta))]
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(f"axis must be one of every array, got axis {axis} and shapes {shapes}")

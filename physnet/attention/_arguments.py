@@ -152,9 +152,7 @@ def segments(segment_ids: Any, x: Tensors) -> Labels | None:
 def _integers(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if value is None:
         return np.arange(shape[1], dtype=np.int32)[None]  # known to be in order, under jit too
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    array = _checks.integer(name, value)
     if array.shape not in (shape, (1, shape[1]), shape[1:]):
         raise ValueError(f"{name} must have shape {shape} or {shape[1:]}, got {array.shape}")
     return array.astype(jnp.int32).reshape(-1, shape[1])
@@ -169,7 +167,7 @@ def scale_of(scale: float | None, head_dim: int) -> float:
     """The given scale, or 1 / sqrt(H)."""
     if scale is None:
         return head_dim**-0.5
-    known = _checks.concrete(scale)
-    if known is None or known.ndim != 0 or not np.isfinite(known):
+    found = _checks.number("scale", scale)
+    if not np.isfinite(found):
         raise ValueError(f"scale must be a finite static number, got {scale!r}")
-    return float(scale)
+    return found

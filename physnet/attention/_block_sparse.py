@@ -94,6 +94,7 @@ def block_sparse_attention(
     time, span = x.query.shape[1], x.key.shape[1]
     if is_causal and time != span:
         raise ValueError(f"key must have {time} tokens like query where is_causal, got {span}")
+    blocks = _checks.boolean("blocks", blocks)
     size = _size(block_size, time, span, blocks)
     name = _dispatch.choose(
         "attention.block_sparse_attention", implementation, pays=kernel_pays(x), **facts(x, size)
@@ -116,8 +117,6 @@ def block_sparse_attention(
 
 
 def _size(block_size: int | None, time: int, span: int, blocks: jax.Array) -> int:
-    if blocks.dtype != jnp.bool_:
-        raise TypeError(f"blocks must be boolean, got dtype {blocks.dtype}")
     if blocks.ndim < 2 or 0 in blocks.shape[-2:]:
         raise ValueError(f"blocks must have shape (..., P, Q), got {blocks.shape}")
     rows, columns = blocks.shape[-2:]

@@ -112,12 +112,14 @@ def chain_propagator(
         >>> print(f"{dense(chain_propagator(onsite, hopping, 1j))[0, 2]:.4f}")
         0.1000+0.3000j
     """
-    shapes = {"onsite": jnp.shape(onsite), "hopping": jnp.shape(hopping)}
-    for name, shape in (shapes | {"energy": (0, *jnp.shape(energy))}).items():
+    onsite, hopping = _checks.real("onsite", onsite), _checks.inexact("hopping", hopping)
+    shapes = {"onsite": onsite.shape, "hopping": hopping.shape}
+    places = (0, *_checks.array("energy", energy).shape)
+    for name, shape in (shapes | {"energy": places}).items():
         if len(shape) != 1:
             raise ValueError(f"{name} must have no batch axes (use vmap), got shapes {shapes}")
     half, full = greens.left(onsite, hopping, energy), greens.diagonal(onsite, hopping, energy)
-    decay = half[:-1] * jnp.asarray(hopping).astype(half.dtype)
+    decay = half[:-1] * hopping.astype(half.dtype)
     decay = jnp.concatenate([jnp.zeros_like(half[:1]), decay])
     return Propagator(jnp.ones_like(full)[:, None], decay[:, None], full[:, None])
 

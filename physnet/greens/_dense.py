@@ -37,7 +37,7 @@ def resolvent(matrix: Inexact[Array, "*#b n n"], energy: ArrayLike) -> Complex[A
         raise ValueError(f"matrix must be square, (..., n, n), got shape {matrix.shape}")
     n = matrix.shape[-1]
     dtype = real_dtype(matrix)
-    z = jnp.asarray(energy).astype(np.result_type(dtype, np.complex64))
+    z = _checks.array("energy", energy).astype(np.result_type(dtype, np.complex64))
     batch = _checks.broadcast(matrix=matrix.shape[:-2], energy=z.shape)
     matrix = jnp.broadcast_to(matrix.astype(z.dtype), (*batch, n, n))
     identity = jnp.eye(n, dtype=z.dtype).reshape((1,) * len(batch) + (n, n))

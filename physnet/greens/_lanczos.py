@@ -32,7 +32,8 @@ def lanczos(
 
     Returns:
         onsite (..., order) and hopping (..., order - 1), real, hopping >= 0. Takes O(order n)
-        memory and O(order^2 n) time beside the products.
+        memory and O(order^2 n) time beside the products. NaN in a vector or a product, or a norm
+        that overflows, makes the chain NaN from that site on.
 
     Raises:
         TypeError: vectors are not of floating dtype; matvec changes the dtype.
@@ -48,6 +49,7 @@ def lanczos(
     References:
         Haydock, Heine & Kelly, J. Phys. C 5 (1972) 2845; Paige, PhD thesis, London (1971).
     """
+    _checks.function("matvec", matvec)
     order = _checks.positive_int("order", order)
     vectors = _checks.at_least_1d("vectors", _checks.inexact("vectors", vectors))
     vectors = astype(vectors, real_dtype(vectors))
@@ -123,7 +125,7 @@ def _chain_of(matvec: Callable[[Array], Array], vector: Array, order: int) -> tu
         hopping = jnp.linalg.norm(image)
         largest = jnp.maximum(largest, jnp.maximum(jnp.abs(onsite), hopping))
         # What is left of a vector inside the subspace is rounding.
-        hopping = jnp.where(hopping > 10 * epsilon * n**0.5 * largest, hopping, 0)
+        hopping = jnp.where(hopping <= 10 * epsilon * n**0.5 * largest, 0, hopping)
         return (basis, _normalised(image, hopping), largest), (onsite, hopping)
 
     zero = jnp.zeros_like(vector[:1].real).sum()
@@ -134,5 +136,5 @@ def _chain_of(matvec: Callable[[Array], Array], vector: Array, order: int) -> tu
 
 
 def _normalised(vector: Array, norm: Array) -> Array:
-    """vector / norm, zero where the norm is."""
-    return jnp.where(norm > 0, vector / jnp.where(norm > 0, norm, 1).astype(vector.dtype), 0)
+    """vector / norm, zero where the norm is, NaN where it is."""
+    return jnp.where(norm == 0, 0, vector / jnp.where(norm == 0, 1, norm).astype(vector.dtype))

@@ -132,7 +132,7 @@ def window(
         center,
         radius,
         start,
-        order=order,
+        order=2 * half,
         causal=causal,
         axis_name=axis_name,
         implementation=chosen,
@@ -192,13 +192,10 @@ def _half_order(order: int) -> int:
 
 
 def _real_argument(name: str, value: ArrayLike, dtype: np.dtype):
-    known = _checks.concrete(value)
-    if known is not None:
-        if np.iscomplexobj(known):
-            raise TypeError(f"{name} must be real, got dtype {known.dtype}")
-        if name == "radius" and not np.all(known > 0):
-            raise ValueError(f"radius must be positive, got min {known.min()}")
-    return jnp.asarray(value, dtype)
+    known = _checks.known(name, value)
+    if name == "radius" and known is not None and not np.all(known > 0):
+        raise ValueError(f"radius must be positive, got min {known.min()}")
+    return _checks.array(name, value, dtype)
 
 
 def _points_first(value: Array, rank: int) -> Array:

@@ -33,8 +33,8 @@ def conformal_dimension(mass_squared: ArrayLike, *, dim: int = 1) -> Float[Array
         Breitenlohner and Freedman 1982.
     """
     dim = _checks.positive_int("dim", dim)
+    known = _checks.known("mass_squared", mass_squared)
     mass = _checks.real("mass_squared", mass_squared)
-    known = _checks.concrete(mass)
     if known is not None and np.any(known < -(dim**2) / 4):
         raise ValueError(
             "mass_squared must not be below the Breitenlohner-Freedman bound "
@@ -62,8 +62,8 @@ def mass_squared(delta: ArrayLike, *, dim: int = 1) -> Float[Array, "*b"]:
         0.0 -1.0 4.0
     """
     dim = _checks.positive_int("dim", dim)
-    delta = _checks.real("delta", delta)
-    known = _checks.concrete(delta)
+    known = _checks.known("delta", delta)
     if known is not None and not np.all(known >= dim / 2):
         raise ValueError(f"delta must be >= dim / 2 = {dim / 2}, got {delta!r}")
-    return delta * (delta - dim)
+    dimension = _checks.real("delta", delta)
+    return dimension * (dimension - dim)

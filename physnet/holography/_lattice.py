@@ -47,8 +47,8 @@ def level_sizes(n: int, levels: int) -> tuple[int, ...]:
         >>> level_sizes(10, 5)
         (10, 5, 3, 2, 1)
     """
-    most = all_levels(n)
-    if _checks.positive_int("levels", levels) > most:
+    most, n = all_levels(n), int(n)
+    if (levels := _checks.positive_int("levels", levels)) > most:
         raise ValueError(f"levels must be <= {most} for n = {n}, got {levels}")
     return tuple(-(-n // 2**level) for level in range(levels))
 

@@ -60,7 +60,7 @@ def encode(
     """
     field = _field("field", field)
     sizes = _lattice.level_sizes(field.shape[-2], levels)
-    run = _number(delta, width, _encode)
+    run, width = _number(delta, width, _encode)
     return run(field, delta, sizes, width)
 
 
@@ -103,7 +103,7 @@ def decode(
         >>> bool(jnp.linalg.norm(error) < 0.05 * jnp.linalg.norm(wave))
         True
     """
-    levels = [_field("levels", level) for level in levels]
+    levels = [_field("levels", level) for level in _checks.sequence("levels", levels)]
     n = _checks.positive_int("n", n)
     _lattice.which_levels([level.shape[-2] for level in levels], n)
     dtype = jnp.result_type(*levels)
@@ -111,7 +111,7 @@ def decode(
     rest = {(*level.shape[:-2], level.shape[-1]) for level in levels}
     if len(rest) > 1:
         raise ValueError(f"levels must differ in slots alone, got {[v.shape for v in levels]}")
-    run = _number(delta, width, _decode)
+    run, width = _number(delta, width, _decode)
     return run(levels, delta, n, width)
 
 
@@ -208,15 +208,17 @@ def _field(name: str, value: Any) -> Array:
     return value.astype(jnp.float32) if jnp.finfo(value.dtype).bits < 32 else value
 
 
-def _number(delta: Any, width: float, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled for a delta that is a Python number, or for one that is an array."""
+def _number(
+    delta: Any, width: float, function: Callable[..., Any]
+) -> tuple[Callable[..., Any], float]:
+    """The function, compiled for a delta that is a Python number, or for an array; and a width."""
+    dimensions(delta, 1)
     if jnp.ndim(delta):
         raise ValueError(f"delta must be one number, got shape {jnp.shape(delta)}")
-    dimensions(delta, 1)
-    if not 0.1 <= _checks.number("width", width) <= 10:
+    if not 0.1 <= (found := _checks.number("width", width)) <= 10:
         raise ValueError(f"width must be from 0.1 to 10, got {width!r}")
     static = (1, 2, 3) if isinstance(delta, float | int) else (2, 3)
-    return _compiled(function, static)
+    return _compiled(function, static), found
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def protect(slots: Float[Array, "k d"], *, rate: float = 0.5, key: Array) -> Flo
         raise ValueError(f"rate must be at least {k / 2**31:.1e} for {k} slots, got {rate!r}")
     n = math.ceil(k / rate - 1e-6)
     wide = slots.astype(np.promote_types(slots.dtype, jnp.float32))
-    return spread(wide, n, key).astype(slots.dtype)
+    return spread(wide, n, _checks.key("key", key)).astype(slots.dtype)
 
 
 def recover(
@@ -126,9 +126,8 @@ def recover(
     n, k = coded.shape[0], _checks.positive_int("slots", slots)
     if k > n:
         raise ValueError(f"slots must be at most the {n} coded ones, got {k}")
-    lost = _checks.array("lost", lost)
-    if lost.dtype != jnp.bool_:
-        raise TypeError(f"lost must be a bool array, got dtype {lost.dtype}")
+    key = _checks.key("key", key)
+    lost = _checks.boolean("lost", lost)
     if lost.shape != (n,):
         raise ValueError(f"lost must have shape ({n},), one entry a coded slot, got {lost.shape}")
     known_noise = _checks.known("noise", noise)

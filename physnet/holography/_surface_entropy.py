@@ -78,7 +78,8 @@ def gram_entropy(slots: Float[Array, "n c"]) -> Float[Array, ""]:
         slots: A (n, c).
 
     Returns:
-        S in nats; 0 for slots that are all 0. Differentiable where no two singular values meet.
+        S in nats, float32 at least; 0 for slots that are all 0. Differentiable where no two
+        singular values meet.
 
     Raises:
         TypeError, ValueError: not a real floating-point matrix.
@@ -93,7 +94,8 @@ def gram_entropy(slots: Float[Array, "n c"]) -> Float[Array, ""]:
     slots = _checks.real("slots", slots)
     if slots.ndim != 2:
         raise ValueError(f"slots must have the shape (n, c), got {slots.shape}")
-    power = jnp.linalg.svd(slots, compute_uv=False) ** 2
+    wide = slots.astype(np.promote_types(slots.dtype, np.float32))
+    power = jnp.linalg.svd(wide, compute_uv=False) ** 2
     total = jnp.sum(power)
     share = power / jnp.where(total > 0, total, 1)
     return -jnp.sum(share * jnp.log(jnp.where(share > 0, share, 1)))

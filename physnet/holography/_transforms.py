@@ -108,6 +108,7 @@ def to_boundary(
         >>> bool(abs(2 * jnp.log(2.0) * one - other) < 1e-4)
         True
     """
+    levels = _checks.sequence("levels", levels)
     lines = [jnp.moveaxis(_field(phi, "levels"), -2, -1) for phi in levels]
     n = _checks.positive_int("n", n)
     sizes = _lattice.level_sizes(n, len(lines))
@@ -203,9 +204,9 @@ def _field(field: Any, name: str = "field") -> Array:
 def _options(n: int, levels: int, delta: Any, edge: str, method: str) -> Any:
     _checks.one_of("edge", edge, ("zero", "reflect"))
     _checks.one_of("method", method, ("fft", "semigroup"))
+    dimensions(delta, 1)
     if jnp.ndim(delta):
         raise ValueError(f"delta must be one number, got shape {jnp.shape(delta)}")
-    dimensions(delta, 1)
     known = _checks.concrete(delta)
     if known is not None and not known < 1e6:
         raise ValueError(f"delta must be below 1e6, got {delta!r}")

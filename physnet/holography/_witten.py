@@ -58,7 +58,7 @@ def three_point(
         Freedman, Mathur, Matusis and Rastelli 1999, Correlation functions in the CFT/AdS
         correspondence.
     """
-    points, deltas = _arguments(points, deltas, dim, 3)
+    points, deltas, dim = _arguments(points, deltas, dim, 3)
     log12, log13, log23 = (_log_distance(points, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
     one, two, three = deltas
     pairs = ((one + two - three, log12), (one + three - two, log13), (two + three - one, log23))
@@ -104,7 +104,7 @@ def four_point(
         D'Hoker, Freedman, Mathur, Matusis and Rastelli 1999, Graviton exchange and complete
         four-point functions; Dolan and Osborn 2001.
     """
-    points, deltas = _arguments(points, deltas, dim, 4)
+    points, deltas, dim = _arguments(points, deltas, dim, 4)
     order = jnp.argsort(deltas)  # the largest last: its slow fall is along an axis
     points, deltas = points[..., order, :], deltas[order]
     return _four_point(points, deltas, dim)
@@ -148,8 +148,8 @@ def _four_point(points: Array, deltas: Array, dim: int) -> Array:
     return found * jnp.exp(constant + scale) / (2 * math.pi ** (3 * dim / 2))
 
 
-def _arguments(points: Any, deltas: Any, dim: int, count: int) -> tuple[Array, Array]:
-    """points (..., count, dim) and deltas (count,), of one dtype."""
+def _arguments(points: Any, deltas: Any, dim: int, count: int) -> tuple[Array, Array, int]:
+    """points (..., count, dim) and deltas (count,), of one dtype; and dim."""
     dim = _checks.positive_int("dim", dim)
     points = _checks.real("points", points)
     tail = (count,) if dim == 1 else (count, dim)
@@ -158,7 +158,8 @@ def _arguments(points: Any, deltas: Any, dim: int, count: int) -> tuple[Array, A
     if points.shape[max(points.ndim - len(tail), 0) :] != tail:
         wanted = ", ".join(map(str, tail))
         raise ValueError(f"points must have shape (..., {wanted}), got {points.shape}")
-    return points[..., None] if dim == 1 else points, as_deltas(deltas, dim, count, points.dtype)
+    found = as_deltas(deltas, dim, count, points.dtype)
+    return points[..., None] if dim == 1 else points, found, dim
 
 
 def as_deltas(deltas: Any, dim: int, count: int, dtype: Any) -> Array:

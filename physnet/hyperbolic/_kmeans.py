@@ -78,6 +78,7 @@ def kmeans(
     if not 1 <= (k := _checks.positive_int("k", k, minimum=0)) <= len(points):
         raise ValueError(f"k must be between 1 and the number of points {len(points)}, got {k}")
     steps = _checks.positive_int("steps", steps, minimum=0)
+    key = _checks.key("key", key)
     _checks.one_of("coordinates", coordinates, ("ball", "tangent"))
     in_ball = coordinates == "ball"
     dtype, wide = _arguments.dtypes(points)

@@ -84,6 +84,7 @@ def build(
     centroids = _checks.real("centroids", centroids)
     if centroids.ndim != 2 or 0 in centroids.shape:
         raise ValueError(f"centroids must have the shape (E, d), not empty, got {centroids.shape}")
+    key = _checks.key("key", key)
     root = jnp.sqrt(_checks.one_positive("curvature", curvature, _arguments.dtypes(centroids)[1]))
     points = root * lax.stop_gradient(centroids).astype(root.dtype)
     node = jnp.zeros((len(points),), jnp.int32)

@@ -124,8 +124,7 @@ def _capacity(factor: float | None, assignments: int, experts: int) -> int | Non
     """Rows of an expert, or None without a bound."""
     if factor is None:
         return None
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-        raise TypeError(f"capacity_factor must be a static Python number or None, got {factor!r}")
+    factor = _checks.number("capacity_factor", factor)
     if not 0 < factor < math.inf:
         raise ValueError(f"capacity_factor must be positive and finite, got {factor}")
     return min(max(math.ceil(factor * assignments / experts), 1), max(assignments, 1))

@@ -1,5 +1,6 @@
 """The experts on the rows of a layout."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def run(
             layout = _layout.slab(flat, experts, capacity)
             execute = _loops.in_place
         out = execute(expert_fn, params, layout, tokens[layout.source // k])
-        out = out.reshape(-1, out.shape[-1])[layout.slot]
+        out = out.reshape(math.prod(out.shape[:-1]), out.shape[-1])[layout.slot]
         kept, count = layout.kept, layout.count
     out = jnp.where(kept[:, None], out, jnp.zeros_like(out))
     return weighted(gate, out), kept.reshape(n, k), count

@@ -9,6 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from physnet import _checks
+
 Rate = ArrayLike | Callable[[Array], ArrayLike]
 
 
@@ -35,12 +37,13 @@ def map_leaves(rule: Callable[..., tuple[Any, ...]], grads: Any, *trees: Any) ->
 
 
 def needs_params(owner: str, params: Any, updates: Any) -> None:
-    """A ValueError without the current points, or where gradients (if given) have other shapes."""
+    """An error without the current points, or where gradients (if given) are not like them."""
     if params is None:
         raise ValueError(
             f"{owner} needs the current points: call update(grads, state, params), got params=None"
         )
     for gradient, point in () if updates is None else pairs(updates, params):
+        _checks.real(f"{owner}: updates", gradient)
         if jnp.shape(gradient) != jnp.shape(point):
             raise ValueError(
                 f"{owner}: updates must have the shapes of params, got {jnp.shape(gradient)} "
@@ -51,5 +54,8 @@ def needs_params(owner: str, params: Any, updates: Any) -> None:
 def pairs(grads: Any, tree: Any) -> list[tuple[Any, Any]]:
     """Each gradient that is not None with its leaf of a tree."""
     leaves, structure = jax.tree.flatten(grads, is_leaf=lambda x: x is None)
-    rows = zip(leaves, structure.flatten_up_to(tree), strict=True)
+    try:
+        rows = zip(leaves, structure.flatten_up_to(tree), strict=True)
+    except ValueError as error:
+        raise ValueError(f"updates must be a tree like params: {error}") from None
     return [row for row in rows if row[0] is not None]

@@ -102,6 +102,7 @@ def teleported_lookahead(
                     f"grads must have the shapes of params, got {jnp.shape(grad)} beside "
                     f"{jnp.shape(old)}"
                 )
+            jump = _checks.array("teleported", jump, _leaves.wide(grad).dtype)
             if jnp.shape(jump) != jnp.shape(grad):
                 raise ValueError(
                     f"teleported must have the shapes of grads, got {jnp.shape(jump)} for a leaf "

@@ -121,7 +121,12 @@ def path_integral_gradients(
         _leaves.needs_params("path_integral_gradients", params, None)
         leaves, tree = jax.tree.flatten(params)
         chosen = _chosen(mask, params)
-        grads = tree.flatten_up_to(updates)
+        try:
+            grads = tree.flatten_up_to(updates)
+        except ValueError as error:
+            raise ValueError(f"updates must be a tree like params: {error}") from None
+        for grad in grads:
+            _ = _absent(grad) or _checks.real("path_integral_gradients: updates", grad)
         # Perturbed: leaves of the mask, and with w > 0 all that have a gradient.
         moved = [m or not (never or _absent(g)) for m, g in zip(chosen, grads, strict=True)]
         count = PathIntegralGradientsState(jnp.asarray(optax.safe_increment(state.count)))

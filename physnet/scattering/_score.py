@@ -142,14 +142,16 @@ def _bounded(green: jax.Array, z: Any, kind: Kind) -> jax.Array:
 
 def _complex_energy(energy: ArrayLike, eta: ArrayLike | None) -> Any:
     array = energy if isinstance(energy, jax.Array) else np.asarray(energy)
+    if array.dtype.kind in "OSU":
+        raise TypeError(f"energy must be a number or an array of them, got {energy!r}")
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         if eta is not None:
             raise ValueError("eta must be left out when energy is complex: it is Im energy")
         return energy
     eta = 1.0 if eta is None else eta
-    known = _checks.concrete(eta)
-    if known is not None and (np.iscomplexobj(known) or not np.all(known > 0)):
-        raise ValueError(f"eta must be real and positive, got {eta!r}")
+    known = _checks.known("eta", eta)
+    if known is not None and not np.all((known > 0) & (known < np.inf)):
+        raise ValueError(f"eta must be real, positive and finite, got {eta!r}")
     if _checks.concrete(energy) is not None and known is not None:
         return np.asarray(energy) + 1j * known
     parts = [jnp.asarray(part) for part in (energy, eta)]

@@ -63,6 +63,9 @@ class Lattice:
         if self.scale is None:
             object.__setattr__(self, "scale", _SCALES[self.dtype])
         scale = self.scale
+        if isinstance(scale, np.number):  # equal and hashed alike, whatever its type
+            scale = scale.item()
+            object.__setattr__(self, "scale", scale)
         if not isinstance(scale, (int, float)) or scale <= 0 or math.frexp(scale)[0] != 0.5:
             raise ValueError(f"scale must be a power of two, got {scale!r}")
 

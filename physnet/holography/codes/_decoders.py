@@ -1,7 +1,7 @@
 """How much erasure a code stands: greedy absorption of tensors, and elimination over GF(2)."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +55,21 @@ def recoverable(
         Pastawski, Yoshida, Harlow, Preskill, "Holographic quantum error-correcting codes: toy
         models for the bulk/boundary correspondence", JHEP 06 (2015) 149.
     """
-    lost = jnp.asarray(lost)
-    if lost.dtype != jnp.bool_:
-        raise TypeError(f"lost must be a bool array, got dtype {lost.dtype}")
+    lost = _checks.boolean("lost", lost)
     if lost.shape != (code.physical,):
         raise ValueError(f"lost must have shape ({code.physical},), got {lost.shape}")
     lifetimes = jnp.where(lost, jnp.float32(0), 1)
     return tolerances(code, lifetimes[:, None], decoder=decoder, logical=logical)[0] > 0.5
+
+
+def check_options(code: Code, decoder: Any, logical: Any) -> int:
+    """The logical qubit, or an error that names what is not there."""
+    _checks.instance("code", code, Code)
+    _checks.one_of("decoder", decoder, DECODERS)
+    logical = _checks.positive_int("logical", logical, minimum=0)
+    if logical >= code.logical:
+        raise ValueError(f"logical must be below the {code.logical} logical qubits, got {logical}")
+    return logical
 
 
 def tolerances(
@@ -72,10 +80,7 @@ def tolerances(
     Both decoders are monotone in what is lost, so that one number tells all of a sample: with
     lifetimes uniform in (0, 1), those below p are an erasure of probability p.
     """
-    _checks.one_of("decoder", decoder, DECODERS)
-    logical = _checks.positive_int("logical", logical, minimum=0)
-    if logical >= code.logical:
-        raise ValueError(f"logical must be below the {code.logical} logical qubits, got {logical}")
+    logical = check_options(code, decoder, logical)
     if decoder == "greedy":
         return _greedy(lifetimes, _sources(code), int(code.bulk[logical]))
     return _optimal(lifetimes, *_matrix(code, logical))

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from physnet import _checks
-from physnet.holography.codes._decoders import Decoder, tolerances
+from physnet.holography.codes._decoders import Decoder, check_options, tolerances
 from physnet.holography.codes._tiling import Code
 
 _WORDS = 2**20  # of one batch of samples: what a cache holds
@@ -71,7 +71,8 @@ def erasure_tolerance(
         >>> print(bool(jnp.abs(jnp.median(found) - 0.5) < 0.02))
         True
     """
-    samples = _checks.positive_int("samples", samples)
+    samples, key = _checks.positive_int("samples", samples), _checks.key("key", key)
+    logical = check_options(code, decoder, logical)
     return _draw(code, key, samples, decoder, logical)
 
 
@@ -131,7 +132,7 @@ def erasure_recovery(
         >>> print(bool(rate > 0.98))
         True
     """
-    known = _checks.concrete(probability)
+    known = _checks.known("probability", probability)
     if known is not None and not np.all((known >= 0) & (known <= 1)):
         raise ValueError(f"probability must lie in [0, 1], got {probability!r}")
     options = {"key": key, "samples": samples, "decoder": decoder, "logical": logical}

@@ -33,10 +33,8 @@ def present(mass: Array, x: Array) -> Array:
 
 def gate(threshold: ArrayLike | None, dtype: Any) -> Float[Array, ""]:
     """A threshold as one number; None lets every token pass."""
-    array = jnp.asarray(0.0 if threshold is None else threshold, dtype)
-    if array.size != 1:
-        raise ValueError(f"threshold must be one number, got shape {array.shape}")
-    return lax.stop_gradient(array.reshape(()))
+    one = _checks.one_number("threshold", 0.0 if threshold is None else threshold, dtype)
+    return lax.stop_gradient(one)
 
 
 def append(
@@ -73,7 +71,11 @@ def append(
         >>> print(jax.jit(memory.attend)(jnp.ones(4), held))
         [0. 1. 2. 3.]
     """
-    one = None if score is None else _checks.real("score", score).reshape(1)
+    _checks.instance("memory", memory, Memory)
+    one = None if score is None else _checks.real("score", score)
+    if one is not None and one.size != 1:
+        raise ValueError(f"score must be one number, got shape {one.shape}")
+    one = None if one is None else one.reshape(1)
     key, value = _checks.real("key", key), _checks.real("value", value)
     checked("key", key, (memory.near.key.shape[1],))
     checked("value", value, (memory.near.value.shape[1],))
@@ -146,6 +148,7 @@ def varying(memory: Memory, given: Any) -> Memory:
 
 def tokens_of(memory: Memory, keys: Any, values: Any, scores: Any) -> tuple[Any, Any, Any]:
     """Several tokens for a memory, or an error that says what is wrong with them."""
+    _checks.instance("memory", memory, Memory)
     keys, values = _checks.real("keys", keys), _checks.real("values", values)
     count = keys.shape[0] if keys.ndim else 0
     checked("keys", keys, (count, memory.near.key.shape[1]))

@@ -55,6 +55,7 @@ def attend(
         [0. 0. 0. 0.]
     """
     query = _checks.real("query", query)
+    _checks.instance("memory", memory, Memory)
     size = memory.near.key.shape[1]
     if query.ndim not in (1, 2) or query.shape[-1] != size:
         raise ValueError(f"query must have the shape ({size},) or (n, {size}), got {query.shape}")

@@ -188,6 +188,7 @@ def slots(memory: Memory) -> Slots:
         >>> print(found.level[there], found.position[there])
         [-3  0  1  1 -1 -1 -1 -1] [ 0.   8.5  2.   5.5 12.  13.  10.  11. ]
     """
+    _checks.instance("memory", memory, Memory)
     config, near = memory.config, memory.near
     far = opened(memory)
     dtype = near.key.dtype

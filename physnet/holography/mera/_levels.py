@@ -49,8 +49,9 @@ def dimension(level: Level) -> int:
     return level.isometry.shape[-2] // 2
 
 
-def check(levels: tuple[Level, ...], boundary: Boundary) -> None:
-    """An error unless the levels fit on one another."""
+def check(levels: Any, boundary: Boundary) -> tuple[Level, ...]:
+    """The levels, or an error unless they fit on one another."""
+    levels = _checks.sequence("levels", levels, Level)
     _checks.one_of("boundary", boundary, ("open", "periodic"))
     if not levels:
         raise ValueError("levels must hold at least one Level, got none")
@@ -72,6 +73,7 @@ def check(levels: tuple[Level, ...], boundary: Boundary) -> None:
                 f"levels[{index}] takes {width // 2} features a site, and the level below gives "
                 f"{below}"
             )
+    return levels
 
 
 def signal_of(name: str, value: Any, features: int) -> jax.Array:

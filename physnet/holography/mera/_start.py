@@ -53,6 +53,7 @@ def init(
         [(8, 6), (12, 3)]
     """
     dims = _dimensions(dim, levels, up)
+    key = _checks.key("key", key)
     _checks.positive_int("layers", layers, minimum=0)
     _checks.one_of("start", start, ("mean", "identity", "random"))
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -67,8 +67,7 @@ def encode(
         Evenbly and White, "Entanglement renormalization and wavelets", Phys. Rev. Lett. 116
         (2016), 140403.
     """
-    levels = tuple(levels)
-    check(levels, boundary)
+    levels = check(levels, boundary)
     x = signal_of("signal", signal, dimension(levels[0]))
     narrow = x.dtype
     x = x.astype(np.promote_types(narrow, np.float32))
@@ -118,8 +117,8 @@ def decode(
         >>> print(decode(levels, coarse)[:, 0].round(4))           # the mean of each pair
         [2. 2. 5. 5.]
     """
-    levels = tuple(levels)
-    check(levels, boundary)
+    levels = check(levels, boundary)
+    _checks.instance("bulk", bulk, Bulk)
     x = signal_of("bulk.top", bulk.top, levels[-1].up)
     top = x.shape[-2]
     if sites is None:

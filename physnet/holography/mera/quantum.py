@@ -78,6 +78,9 @@ def init(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be real floating, got {dtype}")
     below = _checks.positive_int("physical", physical)
+    key, noise = _checks.key("key", key), _checks.array("noise", noise, dtype)
+    if noise.ndim:
+        raise ValueError(f"noise must be one number, got shape {noise.shape}")
     levels = []
     for bond in bonds:
         if _checks.positive_int("bonds", bond) > below**2:
@@ -86,7 +89,7 @@ def init(
             )
         key, first, second = jax.random.split(key, 3)
         size = below**2
-        turn = jnp.asarray(noise, dtype) * jax.random.normal(first, (size, size), dtype)
+        turn = noise * jax.random.normal(first, (size, size), dtype)
         near = orthonormal(jnp.eye(size, dtype=dtype) + turn)
         isometry = orthonormal(jax.random.normal(second, (size, bond), dtype))
         levels.append(Level(near[None], isometry, bond))
@@ -110,7 +113,7 @@ def ising(*, field: float = 1.0) -> Float[Array, "4 4"]:
     """
     x, z, one = np.array([[0, 1], [1, 0]]), np.diag([1, -1]), np.eye(2)
     along = np.kron(z, one) + np.kron(one, z)
-    return jnp.asarray(0.0 - (np.kron(x, x) + field / 2 * along))
+    return jnp.asarray(0.0 - (np.kron(x, x) + _checks.number("field", field) / 2 * along))
 
 
 def state(chain: Chain) -> Float[Array, " s"]:
@@ -128,8 +131,8 @@ def state(chain: Chain) -> Float[Array, " s"]:
         >>> psi.shape, f"{jnp.linalg.norm(psi):.4f}"
         ((64,), '1.0000')
     """
-    psi = chain.top[:, 0]
     count = _top_sites(chain)
+    psi = chain.top[:, 0]
     for level in reversed(chain.levels):
         turn = level.disentanglers[0]
         low = math.isqrt(turn.shape[-1])
@@ -162,10 +165,11 @@ def expectation(psi: Float[Array, " s"], term: Float[Array, "t t"]) -> Float[Arr
         >>> print(f"{expectation(up, ising()):.1f}")
         -3.0
     """
-    low = math.isqrt(term.shape[-1])
-    sites = round(math.log(psi.size, low))
-    if low**sites != psi.size or sites < 2:
-        raise ValueError(f"psi must have {low}^N entries, N >= 2, got {psi.size}")
+    psi, term = _checks.real("psi", psi), _checks.real("term", term)
+    low = _states(term)
+    sites = round(math.log(max(psi.size, 1), low))
+    if psi.ndim != 1 or low**sites != psi.size or sites < 2:
+        raise ValueError(f"psi must have {low}^N entries, N >= 2, got shape {psi.shape}")
     total = jnp.zeros((), psi.dtype)
     for _ in range(sites):
         two = psi.reshape(low * low, -1)
@@ -203,9 +207,10 @@ def energy(chain: Chain, term: Float[Array, "t t"]) -> Float[Array, ""]:
         Evenbly and Vidal, "Algorithms for entanglement renormalization", Phys. Rev. B 79 (2009),
         144108.
     """
-    first = chain.levels[0].isometry.shape[-2] if chain.levels else chain.top.shape[0]
-    low = math.isqrt(term.shape[-1])
-    if chain.levels and term.shape[-1] != first:
+    sites, term = _top_sites(chain), _checks.real("term", term)
+    first = chain.levels[0].isometry.shape[-2]
+    low = _states(term)
+    if term.shape[-1] != first:
         raise ValueError(
             f"term must have shape ({first}, {first}) for this chain, got {term.shape}"
         )
@@ -224,14 +229,23 @@ def energy(chain: Chain, term: Float[Array, "t t"]) -> Float[Array, ""]:
     cube, psi = low**3, chain.top[:, 0]
     three = jnp.reshape(three, (cube, cube))
     total = jnp.zeros((), psi.dtype)
-    for _ in range(_top_sites(chain)):
+    for _ in range(sites):
         some = psi.reshape(cube, -1)
         total = total + jnp.sum(some * _product(three, some))
         psi = psi.reshape(low, -1).T.reshape(-1)
     return total
 
 
+def _states(term: jax.Array) -> int:
+    """d of a term (d^2, d^2)."""
+    low = math.isqrt(term.shape[-1]) if term.ndim else 0
+    if low < 2 or term.shape != (low * low, low * low):
+        raise ValueError(f"term must have shape (d^2, d^2) with d >= 2, got {term.shape}")
+    return low
+
+
 def _top_sites(chain: Chain) -> int:
+    _checks.instance("chain", chain, Chain)
     if not chain.levels:
         raise ValueError("chain must have at least one level, got none")
     size, low = chain.top.shape[0], chain.levels[-1].up

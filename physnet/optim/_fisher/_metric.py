@@ -72,7 +72,7 @@ def check(where: str, scores: Any, leaf: jax.Array) -> None:
         right = leaf.ndim > 1 and x[:-1] == d[:-1] and (*x[1:], d[-1]) == leaf.shape and x[0] > 0
         got = f"{x}, {d}"
     else:
-        shape = jnp.shape(scores)
+        shape = _checks.array(where, scores).shape
         want, got = f"shape (S, {', '.join(map(str, leaf.shape))})", f"{shape}"
         right = len(shape) == leaf.ndim + 1 and shape[1:] == leaf.shape and shape[0] > 0
     if not right:

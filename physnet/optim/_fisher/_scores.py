@@ -55,6 +55,8 @@ def outer_scores(
         curvature", arXiv 1503.05671.
     """
     _checks.function("log_likelihood", log_likelihood)
+    params = jax.tree.map(lambda x: _checks.array("params", x), params)
+    args = jax.tree.map(lambda x: _checks.array("args", x), args)
     shapes: dict[str, Any] = {}
 
     def record(name, x, y):

@@ -174,7 +174,10 @@ def fisher_adam(
     ) -> tuple[Any, FisherAdamState]:
         del params
         grads, structure = jax.tree.flatten(updates, is_leaf=_absent)
-        means, metrics = structure.flatten_up_to(state.mean), structure.flatten_up_to(state.metric)
+        try:
+            means, metrics = (structure.flatten_up_to(x) for x in (state.mean, state.metric))
+        except ValueError as error:
+            raise ValueError(f"updates must be a tree like params: {error}") from None
         given = _scores(source, jacobian, grads, structure)
         count = jnp.asarray(optax.safe_increment(state.count))
         seen = state.seen if given is None else jnp.asarray(optax.safe_increment(state.seen))
@@ -191,6 +194,7 @@ def fisher_adam(
                     f"fisher_adam: updates must have the shapes of params, got {jnp.shape(grad)} "
                     f"beside {getattr(old, 'shape', None)}"
                 )
+            _checks.real("fisher_adam: updates", grad)
             d1, d2, extra = (jnp.asarray(value, old.dtype) for value in (b1, b2, damp))
             means[index] = d1 * old + (1 - d1) * jnp.asarray(grad, old.dtype)
             mean = means[index] / (1 - d1 ** count.astype(old.dtype))

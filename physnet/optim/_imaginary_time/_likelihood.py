@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet import _checks
@@ -67,6 +68,9 @@ def likelihood_rows(
         values = lambda p: _rows.over(lambda x: log_likelihood(p, x), examples, chunk)  # noqa: E731
         pair = _rows.linearised(lambda p: _rows.scale(_rows.wide(values(p)), root), params)
         return _rows.Rows(pair, -root)
+    one = jax.eval_shape(log_likelihood, params, jax.tree.map(lambda x: x[0], examples))
+    if getattr(one, "shape", None) != () or not jnp.issubdtype(one.dtype, jnp.floating):
+        raise TypeError(f"log_likelihood must return one real floating-point number, got {one}")
     score = jax.grad(log_likelihood)
     scores = _rows.over(lambda example: score(params, example), examples, chunk)
     scaled = jax.tree.map(lambda x: _rows.scale(_rows.wide(x), root), scores)

@@ -92,7 +92,10 @@ def scale(x: Float[Array, "..."], root: Float[Array, "..."]) -> Float[Array, "..
 
 def roots(weights: Any, shape: tuple[int, ...], params: Any) -> Float[Array, "..."]:
     """Roots of the weights, by default of the mean's, in the widest dtype of the parameters."""
-    dtype = widest(jax.tree.leaves(params))
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        raise ValueError("params must hold at least one array, got none")
+    dtype = widest(leaves)
     if weights is None:
         return jnp.full(shape, math.prod(shape) ** -0.5, dtype)
     found = _checks.real("weights", weights)

@@ -127,6 +127,7 @@ def wavefunction_rows(
         chapter 6.
     """
     params = jax.tree.map(lambda x: _checks.inexact("params", x), params)
+    _checks.function("log_psi", log_psi)
     energies = _checks.inexact("energies", energies)
     count = _checks.stacked("samples", samples, "that of samples")
     if weights is None:

@@ -145,7 +145,8 @@ def collapse(
     size = count if chunk is None else min(_checks.positive_int("chunk", chunk), count)
     for leaf in jax.tree.leaves(particles):
         _checks.real("particles", leaf)
-    weights = jnp.ones((count,), jnp.float32) if weights is None else jnp.asarray(weights)
+    weights = jnp.ones((count,), jnp.float32) if weights is None else weights
+    weights = _checks.array("weights", weights)
     if weights.shape != (count,):
         raise ValueError(f"weights must have shape ({count},), got {weights.shape}")
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(particles)}

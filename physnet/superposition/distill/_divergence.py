@@ -15,6 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from physnet import _checks
 from physnet.superposition.distill import _mixture
 
 
@@ -67,6 +68,7 @@ def mixture_kl(
     References:
         Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015).
     """
+    student_logits = _checks.real("student_logits", student_logits)
     ready = _mixture.prepared(student_logits, teacher_logits, weights, temperature)
     return _forward(ready.student, ready.teachers, ready.weights)
 
@@ -111,6 +113,7 @@ def reverse_mixture_kl(
         Gu, Dong, Wei and Huang, "MiniLLM: knowledge distillation of large language models" (2024),
         for this direction.
     """
+    student_logits = _checks.real("student_logits", student_logits)
     ready = _mixture.prepared(student_logits, teacher_logits, weights, temperature)
     return _reverse(ready.student, ready.teachers, ready.weights)
 

@@ -196,7 +196,9 @@ def fit(
         ((100,), True)
     """
     _checks.positive_int("steps", steps)
-    _checks.positive_int("batch_size", batch_size)
+    batch_size = _checks.positive_int("batch_size", batch_size)
+    key = _checks.key("key", key)
+    params = jax.tree.map(lambda x: _checks.array("params", x), params)
     count = _checks.stacked("inputs", inputs, "that of examples")
     data = {"targets": targets, "labels": labels, "mask": mask}
     rows = {"inputs": inputs} | {name: x for name, x in data.items() if x is not None}

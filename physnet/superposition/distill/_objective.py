@@ -134,7 +134,7 @@ def _logits(name: str, value: ArrayLike) -> jax.Array:
 
 
 def _of_shape(name: str, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    array = jnp.asarray(value)
+    array = _checks.array(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} must have the shape {shape} of the examples, got {array.shape}")
     return array

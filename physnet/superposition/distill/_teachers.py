@@ -55,6 +55,7 @@ def ensemble_log_probs(
     """
     count = _checks.stacked("teachers", teachers, "that of teachers")
     size = count if chunk is None else min(_checks.positive_int("chunk", chunk), count)
+    inputs = jax.tree.map(lambda x: _checks.array("inputs", x), inputs)
     teachers, inputs = lax.stop_gradient((teachers, inputs))
 
     _checks.function("apply", apply)

@@ -1,7 +1,7 @@
 """What is static about a cloud of particles."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from physnet import _checks
 
@@ -40,7 +40,8 @@ class Config:
 
 def checked(config: Config) -> Config:
     """The same options, or an error that names the one that makes no sense."""
-    count = _checks.positive_int("particles", config.particles, minimum=2)
+    sizes: dict[str, Any] = {}
+    sizes["particles"] = count = _checks.positive_int("particles", config.particles, minimum=2)
     if config.antithetic and count % 2:
         raise ValueError(f"particles must be even with antithetic=True, got {count}")
     if not 0 < _checks.number("effective", config.effective) < 1:
@@ -48,10 +49,10 @@ def checked(config: Config) -> Config:
     _checks.one_of("covariance", config.covariance, get_args(Covariance))
     for name in ("directions", "rank", "chunk"):
         if getattr(config, name) is not None:
-            _checks.positive_int(name, getattr(config, name))
+            sizes[name] = _checks.positive_int(name, getattr(config, name))
     if not config.materialise and (config.rank is None or config.covariance != "none"):
         raise ValueError(
             "materialise=False needs a rank and covariance 'none': otherwise a perturbation is no "
             f"product of thin matrices; got rank={config.rank}, covariance={config.covariance!r}"
         )
-    return config
+    return dataclasses.replace(config, **sizes)

@@ -89,14 +89,14 @@ def gradient(
         Salimans et al., "Evolution strategies as a scalable alternative to reinforcement
         learning", arXiv:1703.03864 (2017).
     """
-    params = _trees.checked(params)
+    params, key = _trees.checked(params), _checks.key("key", key)
     _checks.one_of("units", units, ("loss", "step"))
     config = _config.Config(
         particles=particles, effective=effective, antithetic=antithetic, covariance="none",
         directions=1, rank=rank, adapt_sigma=False, chunk=chunk, axis_name=axis_name,
         materialise=materialise,
     )  # fmt: skip
-    _config.checked(config)
+    config = _config.checked(config)
     kinds = [_noise.dtype(leaf) for leaf in jax.tree.leaves(params)]
     width = _checks.one_positive("sigma", sigma, max(kinds))
 

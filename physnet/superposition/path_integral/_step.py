@@ -40,6 +40,12 @@ def spread(state: State) -> Callable[[Any], Any]:
     return scale
 
 
+def _checked(key: Any, state: Any) -> Array:
+    """The key of a step from a state, or an error that says which of both is none."""
+    _checks.instance("state", state, State)
+    return _checks.key("key", key)
+
+
 def centre(key: Array, state: State) -> Any:
     """Where noise is added, so that the mean of the particles is W to rounding."""
     config = state.config
@@ -97,6 +103,7 @@ def step(key: Array, state: State, loss_fn: Callable[..., Any], *args: Any) -> t
         Theodorou, Buchli, Schaal, JMLR 11 (2010). Hansen, "The CMA evolution strategy: a tutorial"
         (2016), for the rates.
     """
+    key = _checked(key, state)
     noise = spread(state)
     losses = _particles.losses(key, centre(key, state), noise, state.config, loss_fn, args)
     return tell(key, state, losses)
@@ -120,6 +127,7 @@ def ask(key: Array, state: State) -> Any:
         >>> print(particles["w"].shape, particles["w"].mean(0).round(4)[0])
         (8, 2, 3) [1. 1. 1.]
     """
+    key = _checked(key, state)
     return _particles.particles(key, centre(key, state), spread(state), state.config)
 
 
@@ -147,7 +155,7 @@ def tell(key: Array, state: State, losses: Float[Array, " k"]) -> tuple[State, I
         >>> print(bool(jnp.allclose(state.params, info.weights @ particles, atol=1e-6)))
         True
     """
-    config = state.config
+    key, config = _checked(key, state), state.config
     losses = _checks.real("losses", losses)
     if losses.shape != (config.particles,):
         raise ValueError(

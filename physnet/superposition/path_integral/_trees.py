@@ -18,9 +18,10 @@ def size(tree: Any) -> int:
 
 def checked(params: Any) -> Any:
     """`params` as real floating-point arrays, or an error that names them."""
+    params = jax.tree.map(lambda leaf: _checks.real("params", leaf), params)
     if not size(params):
         raise ValueError("params must hold at least one number, got an empty tree")
-    return jax.tree.map(lambda leaf: _checks.real("params", leaf), params)
+    return params
 
 
 def wide(tree: Any) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
@@ -63,7 +64,8 @@ def check_conservative(
         ...     print(str(error)[:41])
         force must be the gradient of a potential
     """
-    probes = _checks.positive_int("probes", probes)
+    probes, key = _checks.positive_int("probes", probes), _checks.key("key", key)
+    most = None if tolerance is None else _checks.known("tolerance", tolerance)
     position = jax.tree.map(lambda x: _arguments.strong(_checks.real("position", x)), position)
     force = _arguments.checked(force)
     leaves, tree = jax.tree.flatten(position)
@@ -93,8 +95,8 @@ def check_conservative(
     measure = jnp.sqrt(odd / jnp.where(whole > 0, whole, 1))
     if tolerance is None:
         coarse = max(float(jnp.finfo(x.dtype).eps) for x in leaves)
-        tolerance = coarse**0.5
-    found, most = _checks.concrete(measure), _checks.concrete(tolerance)
+        most = np.asarray(coarse**0.5)
+    found = _checks.concrete(measure)
     if found is not None and most is not None and not found <= most:
         raise ValueError(
             "force must be the gradient of a potential (its Jacobian symmetric): the antisymmetric "
