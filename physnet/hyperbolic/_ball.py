@@ -20,7 +20,7 @@ def project(x: jax.Array, c: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Points beyond the bound of `dtype` move to it along their radius."""
     limit = bound(dtype) / jnp.sqrt(c)
     length = fn.norm(x)
-    outside = length > limit
+    outside = ~(length <= limit)  # NaN too: of a length or of the curvature
     safe = jnp.where(outside, length, jnp.ones_like(length))
     return jnp.where(outside, x / safe * limit, x)
 

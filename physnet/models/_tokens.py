@@ -1,21 +1,25 @@
 """Tokens as every model takes them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from physnet import _checks
+
 PRODUCT_ROWS = 4096  # longer tables cost more to multiply than to gather from
 
 
-def check_tokens(tokens: jax.Array) -> None:
-    """Raise for what are no tokens (B, T)."""
-    if tokens.ndim != 2 or tokens.shape[1] == 0:
+def check_tokens(params: Any, tokens: Any, name: str = "tokens") -> jax.Array:
+    """The tokens (B, T), or an error for what are none, or for parameters that are no dict."""
+    _checks.instance("params", params, Mapping)
+    found = _checks.array(name, tokens)
+    if found.ndim != 2 or 0 in found.shape:
         raise ValueError(
-            f"tokens must have the shape (batch, time) with at least one token, got {tokens.shape}"
+            f"{name} must have the shape (batch, time) with at least one token, got {found.shape}"
         )
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"tokens must be integers, got dtype {tokens.dtype}")
+    return _checks.integer(name, found)
 
 
 def embed(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:

@@ -3,6 +3,7 @@
 from flax import nnx
 from jaxtyping import Array, Float
 
+from physnet import _checks
 from physnet.nn import attention, mixer
 from physnet.nn._module import ParamsModule
 
@@ -34,7 +35,11 @@ class ResolventMixer(ParamsModule):
         groups: int = 4,
         rngs: nnx.Rngs,
     ) -> None:
-        if groups < 1 or width % groups:
+        width, groups = (
+            _checks.positive_int(name, size)
+            for name, size in (("width", width), ("groups", groups))
+        )
+        if width % groups:
             raise ValueError(f"groups must divide the width {width}, got {groups}")
         self.groups = groups
         key = rngs.params()

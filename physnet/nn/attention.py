@@ -3,6 +3,7 @@
 Shapes: B batch, T time, W width, N heads, D = W / N, H chains of the Hamiltonian.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,8 @@ def init(
     Raises:
         ValueError: width is not a multiple of 2 * heads.
     """
-    _checks.positive_int("heads", heads)
+    heads, width = _checks.positive_int("heads", heads), _checks.positive_int("width", width)
+    key = _checks.key("key", key)
     if width % (2 * heads):
         raise ValueError(f"width must be a multiple of 2 * heads = {2 * heads}, got {width}")
     keys = jax.random.split(key, 2)
@@ -99,8 +101,9 @@ def project(
     Returns:
         `Projected`, each (B, T, N, D).
     """
-    heads = params["ceiling"].shape[0]
-    q, k, v = jnp.split(linear(x, params["qkv"]).reshape(*x.shape[:-1], 3 * heads, -1), 3, axis=-2)
+    heads, width = params["ceiling"].shape[0], params["qkv"].shape[1] // 3
+    shape = (*x.shape[:-1], 3 * heads, width // heads)
+    q, k, v = jnp.split(linear(x, params["qkv"]).reshape(shape), 3, axis=-2)
     q, k = (rotary(rms_norm(part), position, base=rotary_base) for part in (q, k))
     return Projected(q, k, v)
 
@@ -162,6 +165,11 @@ def apply(
     Returns:
         (B, T, W). Its gradient reaches the score only through the soft gate.
     """
+    _checks.instance("params", params, Mapping)
+    x, score = _checks.real("x", x), _checks.real("score", score)
+    width = params["qkv"].shape[0]
+    if x.ndim != 3 or 0 in x.shape or x.shape[2] != width:
+        raise ValueError(f"x must have shape (B, T, {width}) with B, T >= 1, got {x.shape}")
     time = x.shape[1]
     position = jnp.arange(time, dtype=jnp.int32)
     if axis_name is not None:
@@ -203,8 +211,13 @@ def calibrate(
     Raises:
         ValueError: density is outside [0, 1], or H is not a multiple of N.
     """
-    if not 0.0 <= density <= 1.0:
+    if not 0.0 <= _checks.number("density", density) <= 1.0:
         raise ValueError(f"density must be in [0, 1], got {density}")
+    _checks.instance("params", params, Mapping)
+    local_window = _checks.positive_int("local_window", local_window, minimum=0)
+    openness = _checks.real("openness", openness)
+    if openness.ndim != 3 or 0 in openness.shape:
+        raise ValueError(f"openness must have shape (B, T, H), not empty, got {openness.shape}")
     heads = _heads(params, openness)
     time = openness.shape[1]
     pairs = time * (time + 1) / 2
@@ -216,7 +229,8 @@ def calibrate(
     ceiling = jnp.maximum(jnp.quantile(mean, CEILING_QUANTILE, axis=0), 1e-6)
     pooled = jnp.minimum(mean / ceiling[None], 1.0).T
     threshold = scattering.threshold_for_density(pooled, beyond) * OFF_THE_TIE
-    return params | {"ceiling": ceiling, "threshold": threshold}
+    found = {"ceiling": ceiling, "threshold": threshold}
+    return params | {name: x.astype(params[name].dtype) for name, x in found.items()}
 
 
 def _heads(params: Params, openness: Array) -> int:

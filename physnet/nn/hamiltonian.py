@@ -3,6 +3,7 @@
 Shapes: any leading (batch) axes, T time, W width, H oscillators, M units of the coupling.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -51,10 +52,15 @@ def init(
     Raises:
         ValueError: A number of oscillators that the windows do not divide.
     """
-    _checks.positive_int("width", width)
-    _checks.positive_int("units", units, minimum=0)
-    each = _group(_checks.positive_int("oscillators", oscillators), windows)
-    keys = jax.random.split(key, 6)
+    width, units = (
+        _checks.positive_int(name, size, minimum=least)
+        for name, size, least in (("width", width, 1), ("units", units, 0))
+    )
+    oscillators = _checks.positive_int("oscillators", oscillators)
+    each = _group(oscillators, windows)
+    if not _checks.number("cycles", cycles) > 0:
+        raise ValueError(f"cycles must be a number > 0, got {cycles!r}")
+    keys = jax.random.split(_checks.key("key", key), 6)
 
     def normal(index: int, shape: tuple[int, ...]) -> jax.Array:
         return shape[0] ** -0.5 * jax.random.normal(keys[index], shape, jnp.float32)
@@ -200,6 +206,8 @@ def _group(oscillators: int, windows: tuple[int, ...]) -> int:
 
 
 def _check(params: Params, x: Any, windows: Any, form: Any, gradient: Any) -> None:
+    _checks.instance("params", params, Mapping)
+    x = _checks.real("x", x)
     width, oscillators = params["drive"].shape
     if x.ndim < 2 or x.shape[-2] == 0 or x.shape[-1] != width:
         raise ValueError(f"x must have shape (..., T >= 1, {width}), got {x.shape}")

@@ -18,7 +18,7 @@ def accurate(dtype: Any) -> Any:
 
 def linear(x: Float[Array, "*b i"], weight: Float[Array, "i o"]) -> Float[Array, "*b o"]:
     """x W as one product of matrices: 1.5x faster on CPU than one with batch axes."""
-    y = x.reshape(-1, x.shape[-1]) @ weight.astype(x.dtype)
+    y = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ weight.astype(x.dtype)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 

@@ -3,6 +3,7 @@
 Shapes: B batch (any leading axes), T time, W width, H chains ("heads"), C complex channels of one.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,8 @@ def init(
     Raises:
         ValueError: width is not a multiple of 2 H.
     """
-    _checks.positive_int("heads", heads)
+    heads, width = _checks.positive_int("heads", heads), _checks.positive_int("width", width)
+    key = _checks.key("key", key)
     if width % (2 * heads):
         raise ValueError(f"width must be a multiple of 2 * heads = {2 * heads}, got {width}")
     keys = jax.random.split(key, 5)
@@ -77,8 +79,9 @@ def hamiltonian(
     Returns:
         potential (W, H), potential_bias (H,), log_eta (H,) and, if learned, log_hopping (H,).
     """
+    heads, width = _checks.positive_int("heads", heads), _checks.positive_int("width", width)
     spread = jnp.linspace(0.0, 1.0, heads, dtype=jnp.float32)
-    weight, order = jax.random.split(key)
+    weight, order = jax.random.split(_checks.key("key", key))
     params = {
         "potential": width**-0.5 * jax.random.normal(weight, (width, heads), jnp.float32),
         "potential_bias": 4.0 * spread - 2.0,
@@ -138,6 +141,8 @@ def apply(
         >>> bool(jnp.allclose(jnp.concatenate([first.output, rest]), whole, atol=1e-6))
         True
     """
+    _checks.instance("params", params, Mapping)
+    x, groups = _checks.real("x", x), _checks.positive_int("groups", groups)
     width = params["potential"].shape[0]
     if x.ndim < 2 or x.shape[-2] == 0 or x.shape[-1] != width:
         raise ValueError(f"x must have shape (..., T >= 1, {width}), got {x.shape}")
@@ -171,7 +176,7 @@ def apply(
     source = linear(x, params["source"]).astype(jnp.float32)
     if drop is not None:
         source = drop(source, 1)
-    source = source.reshape(*source.shape[:-1], heads, -1, 2)
+    source = source.reshape(*source.shape[:-1], heads, channels // (2 * heads), 2)
     source = jnp.moveaxis(jax.lax.complex(source[..., 0], source[..., 1]), -2, -3)
     wave, green, behind = greens.propagate(
         onsite,
@@ -185,7 +190,7 @@ def apply(
         implementation=implementation,
     )
     wave = jnp.moveaxis(wave, -3, -2)  # (..., T, H, C)
-    wave = jnp.stack([wave.real, wave.imag], -1).reshape(*x.shape[:-1], groups, -1)
+    wave = jnp.stack([wave.real, wave.imag], -1).reshape(*x.shape[:-1], groups, channels // groups)
     wave = rms_norm(wave).reshape(*x.shape[:-1], channels) * _row(params["norm"], x.ndim)
     wave = wave.astype(x.dtype) * jax.nn.silu(linear(x, params["gate"]))
     return Mixed(linear(wave, params["out"]), _openness(green, eta), behind)

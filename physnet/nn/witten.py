@@ -4,6 +4,7 @@ Shapes: any leading (batch) axes, T time or place, W width, F features, L levels
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,11 +58,13 @@ def init(
     Raises:
         ValueError: A number out of range.
     """
-    _checks.positive_int("width", width)
-    _checks.positive_int("features", features)
-    _checks.positive_int("levels", levels)
+    width, features = (
+        _checks.positive_int(name, size)
+        for name, size in (("width", width), ("features", features))
+    )
+    levels = _checks.positive_int("levels", levels)
     legs = _checks.positive_int("points", points, minimum=3) - 1
-    sources, back = jax.random.split(key)
+    sources, back = jax.random.split(_checks.key("key", key))
 
     def normal(key, shape, deviation):
         return deviation * jax.random.normal(key, shape, jnp.float32)
@@ -175,7 +178,7 @@ def extend(
         >>> bool(jnp.allclose(jnp.concatenate([first, rest]), whole, atol=1e-6))
         True
     """
-    fields = _sources(params, x)
+    fields, delta = _sources(params, x), _checks.number("delta", delta)
     coupling = params["coupling"].astype(fields.dtype)
     z = jnp.asarray(2.0 ** np.arange(coupling.shape[0]) / 2, fields.dtype)
     power = z ** (delta - 1)
@@ -191,12 +194,14 @@ def extend(
 
 def _sources(params: Params, x: Array) -> Array:
     """(P, ..., T, F) fields on the boundary."""
+    _checks.instance("params", params, Mapping)
     width, features = params["source"].shape[0], params["out"].shape[0]
     x = _checks.real("x", x)
     if x.ndim < 2 or x.shape[-2] == 0 or x.shape[-1] != width:
         raise ValueError(f"x must have shape (..., T >= 1, {width}), got {x.shape}")
     fields = linear(x.astype(accurate(x.dtype)), params["source"])
-    return jnp.moveaxis(fields.reshape(*x.shape[:-1], -1, features), -2, 0)
+    legs = fields.shape[-1] // features
+    return jnp.moveaxis(fields.reshape(*x.shape[:-1], legs, features), -2, 0)
 
 
 class WittenLayer(ParamsModule):

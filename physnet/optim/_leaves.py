@@ -44,6 +44,7 @@ def needs_params(owner: str, params: Any, updates: Any) -> None:
         )
     for gradient, point in () if updates is None else pairs(updates, params):
         _checks.real(f"{owner}: updates", gradient)
+        _checks.real(f"{owner}: params", point)
         if jnp.shape(gradient) != jnp.shape(point):
             raise ValueError(
                 f"{owner}: updates must have the shapes of params, got {jnp.shape(gradient)} "

@@ -93,6 +93,9 @@ def orthogonal_retraction(*, gain: float | Float[Array, ""] = 1.0) -> optax.Grad
         section 4.1.1 (the polar retraction).
     """
     _charts.one_number(gain=gain)
+    known = _checks.known("gain", gain)
+    if known is not None and not known > 0:
+        raise ValueError(f"gain must be > 0, got {gain!r}")
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         _leaves.needs_params("orthogonal_retraction", params, updates)

@@ -119,14 +119,19 @@ def path_integral_gradients(
         **others: Any,
     ) -> tuple[Any, PathIntegralGradientsState]:
         _leaves.needs_params("path_integral_gradients", params, None)
+        params = jax.tree.map(lambda x: _checks.array("params", x), params)
         leaves, tree = jax.tree.flatten(params)
         chosen = _chosen(mask, params)
         try:
             grads = tree.flatten_up_to(updates)
         except ValueError as error:
             raise ValueError(f"updates must be a tree like params: {error}") from None
-        for grad in grads:
-            _ = _absent(grad) or _checks.real("path_integral_gradients: updates", grad)
+        for grad, leaf in zip(grads, leaves, strict=True):
+            if not _absent(grad) and _checks.real("updates", grad).shape != jnp.shape(leaf):
+                raise ValueError(
+                    f"updates must have the shapes of params, got {jnp.shape(grad)} beside "
+                    f"{jnp.shape(leaf)}"
+                )
         # Perturbed: leaves of the mask, and with w > 0 all that have a gradient.
         moved = [m or not (never or _absent(g)) for m, g in zip(chosen, grads, strict=True)]
         count = PathIntegralGradientsState(jnp.asarray(optax.safe_increment(state.count)))

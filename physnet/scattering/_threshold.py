@@ -33,7 +33,8 @@ def threshold_for_density(score: Float[Array, "*b T"], density: ArrayLike) -> Fl
         density: Share of pairs in [0, 1], a number or an array that broadcasts with the batch axes.
 
     Returns:
-        tau of batch shape, of the dtype in which `pair_gate` compares.
+        tau of batch shape, of the dtype in which `pair_gate` compares. NaN for a traced density
+        outside [0, 1].
 
     Raises:
         ValueError: T = 0, or a density outside [0, 1] where it is known.
@@ -58,7 +59,11 @@ def threshold_for_density(score: Float[Array, "*b T"], density: ArrayLike) -> Fl
     find = _smallest
     for _ in batch:
         find = jax.vmap(find)
-    return find(ordered, *(jnp.broadcast_to(digit, batch) for digit in limit))
+    found = find(ordered, *(jnp.broadcast_to(digit, batch) for digit in limit))
+    if known is not None:
+        return found
+    share = jnp.asarray(density, found.dtype)
+    return jnp.where((share >= 0) & (share <= 1), found, jnp.nan)
 
 
 def _digits(density: ArrayLike, known: np.ndarray | None, length: int) -> tuple[Array, Array]:

@@ -71,6 +71,7 @@ def check(info: Info, *, back: Info | None = None) -> None:
         None
         |state| reached 128, and must stay below 128: the lattice needs a smaller scale
     """
+    _checks.instance("info", info, Info)
     finite = jnp.all(jnp.isfinite(info.largest))
     inside = jnp.all(info.largest < info.limit) | ~finite
     same = jnp.array(True) if back is None else jnp.all(back.end == info.start)

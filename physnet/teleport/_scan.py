@@ -1,5 +1,6 @@
 """A scanned stack of layers with teleported gradients."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -108,7 +109,7 @@ def scan(
     elif measured is not None:
         raise ValueError(f"measured belongs to mode='gated', got mode={mode!r}")
 
-    leaves, tree = jax.tree.flatten(jax.tree.map(_strong, h))
+    leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_strong, "h"), h))
     floating = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
     def part(h: Any) -> list[Array]:
@@ -179,7 +180,7 @@ def _same(layer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`layer`, with an error unless its output is like its input."""
 
     def checked(params: Any, h: Any) -> Any:
-        out = jax.tree.map(_strong, layer(params, h))
+        out = jax.tree.map(functools.partial(_strong, "layer"), layer(params, h))
         given, found = (
             [f"{jax.tree.structure(x)}", [f"{a.dtype}{a.shape}" for a in jax.tree.leaves(x)]]
             for x in (h, out)
@@ -218,7 +219,7 @@ def _gated(
     return jnp.where(jnp.abs(measured) >= gate, strength, jnp.zeros_like(strength))
 
 
-def _strong(x: Any) -> Array:
+def _strong(name: str, x: Any) -> Array:
     """As an array whose dtype is its own, and not that of a Python number."""
-    x = jnp.asarray(x)
+    x = _checks.array(name, x)
     return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x

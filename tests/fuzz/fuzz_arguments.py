@@ -5,6 +5,7 @@ the argument; "nan", that or a NaN in the answer; "open", that or an answer of t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 Twist = tuple[str, str, Any]
 Dims = dict[str, int]
 
-WRONG = {"text": "two", "object": object(), "dict": {"a": 1.0}}
+WRONG = {"text": "two", "object": object(), "dict": {"a": np.float32(1)}}
 EXTREME = {"huge": 1e30, "subnormal": 1e-40, "inf": np.inf, "-inf": -np.inf, "-huge": -1e30}
 
 
@@ -58,60 +59,69 @@ class ArrayKind(Kind):
     dicts: str = "raise"  # of what may be a tree
 
     def twists(self, value: Any, rng: np.random.Generator) -> Iterator[Twist]:
+        value = np.asarray(value)
         wrongs = ((label, "raise", wrong) for label, wrong in WRONG.items() if label != "dict")
         yield from (*wrongs, ("dict", self.dicts, WRONG["dict"]))
         yield from self.nothing()
         yield "another axis", "open", value[None]
-        yield "NumPy", "work", np.asarray(value)
+        yield "NumPy", "work", value
         if value.ndim:
-            yield "an axis less", "open", value[0] if len(value) else jnp.zeros((), value.dtype)
-            yield "scalar", "open", jnp.ones((), value.dtype)
+            yield "an axis less", "open", value[0] if len(value) else np.zeros((), value.dtype)
+            yield "scalar", "open", np.ones((), value.dtype)
             yield "empty", "open", value[:0]
-            yield "one longer", "open", jnp.concatenate([value, value[:1]])
+            yield "one longer", "open", np.concatenate([value, value[:1]])
         if value.ndim > 1:
             yield "last empty", "open", value[..., :0]
-            yield "last longer", "open", jnp.concatenate([value, value[..., :1]], -1)
+            yield "last longer", "open", np.concatenate([value, value[..., :1]], -1)
         yield from self._dtypes(value)
 
-    def _dtypes(self, value: Any) -> Iterator[Twist]:
-        floats = {"float16": jnp.float16, "bfloat16": jnp.bfloat16}
+    def _dtypes(self, value: np.ndarray) -> Iterator[Twist]:
+        floats = {"float16": np.float16, "bfloat16": jnp.bfloat16}
         if self.dtype in ("real", "inexact"):
-            real = jnp.real(value)
+            real = np.real(value)
             must = "open" if self.alike else "work"
             yield from ((label, must, real.astype(kind)) for label, kind in floats.items())
             yield "NumPy float64", must, np.asarray(real, np.float64)
-            ones = {kind: jnp.ones(value.shape, kind) for kind in ("int32", "bool")}
+            ones = {kind: np.ones(value.shape, kind) for kind in ("int32", "bool")}
             yield from ((kind, self.ints, other) for kind, other in ones.items())
         if self.dtype == "real":
-            yield "complex", "raise", value.astype(jnp.complex64)
+            yield "complex", "raise", value.astype(np.complex64)
         elif self.dtype == "inexact":
-            yield "complex", must, value.astype(jnp.complex64)
+            yield "complex", must, value.astype(np.complex64)
         elif self.dtype == "int":
             yield "NumPy int64", "work", np.asarray(value, np.int64)
-            yield "uint8", "open", jnp.abs(value).astype(jnp.uint8)
-            yield "float", "raise", value.astype(jnp.float32)
+            yield "uint8", "open", np.abs(value).astype(np.uint8)
+            yield "float", "raise", value.astype(np.float32)
             yield "bool", "raise", value.astype(bool)
         elif self.dtype == "bool":
-            yield "float", "raise", value.astype(jnp.float32)
-            yield "int32", "raise", value.astype(jnp.int32)
+            yield "float", "raise", value.astype(np.float32)
+            yield "int32", "raise", value.astype(np.int32)
 
     def values(self, value: Any) -> Iterator[Twist]:
+        value = np.asarray(value)
         if self.dtype not in ("real", "inexact") or not value.size:
             return
         for label, number in EXTREME.items():
             yield label, "open", _with(value, number)
-        yield "all huge", "open", jnp.full_like(value, 1e30)
-        yield "zero", self.zero, jnp.zeros_like(value)
-        yield "equal", "open", jnp.full_like(value, value.ravel()[0])
+        yield "all huge", "open", np.full_like(value, 1e30)
+        yield "zero", self.zero, np.zeros_like(value)
+        yield "equal", "open", np.full_like(value, value.ravel()[0])
         yield "nan", self.nan, _with(value, np.nan)
-        yield "all nan", self.nan, jnp.full_like(value, np.nan)
+        yield "all nan", self.nan, np.full_like(value, np.nan)
 
 
-def _with(value: Any, number: float) -> jax.Array:
-    """`value` with one entry, the middle one, replaced."""
+def _with(value: Any, number: float) -> np.ndarray:
+    """`value` with one entry, the last one, replaced."""
     array = np.array(value)
-    array.ravel()[array.size // 2] = number
-    return jnp.asarray(array)
+    array.reshape(-1)[-1] = number
+    return array
+
+
+def as_given(label: str, value: Any) -> Any:
+    """A twisted value as JAX's array, where its label does not say that it is NumPy's."""
+    leaves = jax.tree.leaves(value)
+    array = bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    return jax.tree.map(jnp.asarray, value) if array and "NumPy" not in label else value
 
 
 def real(shape: str, low: float = -1.0, high: float = 1.0, **options: Any) -> ArrayKind:
@@ -154,7 +164,7 @@ class TreeKind(Kind):
         leaves, structure = jax.tree.flatten(value)
         for i, leaf in enumerate(leaves):
             if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size:
-                changed = [*leaves[:i], _with(leaf, np.nan), *leaves[i + 1 :]]
+                changed = [*leaves[:i], jnp.asarray(_with(leaf, np.nan)), *leaves[i + 1 :]]
                 yield f"leaf {i} nan", self.nan, jax.tree.unflatten(structure, changed)
 
 
@@ -179,16 +189,20 @@ class NumberKind(Kind):
         yield "NumPy int64", "open", np.int64(1)
         yield "int", "open", 1
         yield "bool", "open", True
-        yield "array", "open", jnp.float32(value)
-        yield "pair", "open", jnp.full((2,), value, jnp.float32)
+        yield "array", "open", np.full((), value, np.float32)
+        yield "pair", "open", np.full((2,), value, np.float32)
         yield from ((label, "open", number) for label, number in EXTREME.items())
         yield from ((f"{number}", "open", number) for number in (0.0, -1.0, 0))
 
     def values(self, value: Any) -> Iterator[Twist]:
         if self.traced:
             numbers = EXTREME | {"0": 0.0, "-1": -1.0}
-            yield from ((k, "open", jnp.float32(number)) for k, number in numbers.items())
-            yield "nan", self.nan, jnp.float32(np.nan)
+            yield from ((k, "open", _single(number)) for k, number in numbers.items())
+            yield "nan", "nan" if self.nan == "raise" else self.nan, _single(np.nan)
+
+
+def _single(number: float) -> np.ndarray:
+    return np.full((), number, np.float32)
 
 
 def number(*values: float, traced: bool = True, **options: Any) -> NumberKind:
@@ -203,11 +217,13 @@ class SizeKind(Kind):
         yield from self.nothing()
         if isinstance(value, int):
             yield "NumPy int64", "work", np.int64(value)
-            yield "NumPy uint16", "work", np.uint16(value)
-        wrong = WRONG | {"bool": True, "half": 2.5, "complex": 1j, "too small": self.least - 1}
+            yield "NumPy int16", "work", np.int16(min(value, 2**15 - 1))
+        wrong = WRONG | {"bool": True, "half": 2.5, "complex": 1j}
+        if self.least > -3:
+            wrong["too small"] = self.least - 1
         yield from ((label, "raise", other) for label, other in wrong.items())
         yield "negative", "raise" if self.least > -3 else "open", -3
-        yield "array", "open", jnp.int32(2)
+        yield "array", "open", np.full((), 2, np.int32)
 
 
 def size(*values: Any, **options: Any) -> SizeKind:
@@ -228,15 +244,25 @@ def choice(*values: Any, **options: Any) -> ChoiceKind:
 @dataclasses.dataclass(frozen=True)
 class KeyKind(Kind):
     def twists(self, value: Any, rng: np.random.Generator) -> Iterator[Twist]:
-        yield "old", "work", jax.random.PRNGKey(1)
+        yield "old", "work", np.array([0, 1], np.uint32)
         yield from self.nothing()
-        wrong = {"int": 3, "text": "two", "keys": jax.random.split(jax.random.key(0), 2)}
-        wrong |= {"floats": jnp.ones(2), "old keys": jax.random.split(jax.random.PRNGKey(0), 3)}
+        wrong = {"int": 3, "text": "two", "keys": _keys()}
+        wrong |= {"floats": np.ones(2), "old keys": np.ones((3, 2), np.uint32)}
         yield from ((label, "raise", other) for label, other in wrong.items())
 
 
+@functools.cache
+def _keys() -> jax.Array:
+    return jax.random.split(jax.random.key(0), 2)
+
+
+@functools.cache
+def _key(seed: int) -> jax.Array:
+    return jax.random.key(seed)
+
+
 def key(**options: Any) -> KeyKind:
-    return KeyKind(lambda rng, dims: jax.random.key(int(rng.integers(9))), True, **options)
+    return KeyKind(lambda rng, dims: _key(int(rng.integers(2))), True, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,13 +297,14 @@ class EnergyKind(ArrayKind):
         yield from ((f"{z}", "raise", z) for z in (1.0, 0.0, 2, -1j, 1 + 0j, complex(0, np.nan)))
         yield "NumPy", "work", np.complex128(0.1 + 0.5j)
         yield "Python", "work", 0.1 + 0.5j
-        yield "pair", "open", jnp.array([0.1 + 0.5j, 0.2j])
+        yield "pair", "open", np.array([0.1 + 0.5j, 0.2j], np.complex64)
         yield "tiny", "open", 0.3 + 1e-30j
         yield "huge", "open", 1e30 + 1e30j
 
     def values(self, value: Any) -> Iterator[Twist]:
-        yield "nan", "nan", jnp.full_like(value, complex(np.nan, 1.0))
-        yield from ((f"{z}", "open", jnp.full_like(value, z)) for z in (1e-30j, -1j, 1.0, 1e30j))
+        yield "nan", "nan", np.full(value.shape, complex(np.nan, 1.0), np.complex64)
+        some = {f"{z}": np.full(value.shape, z, np.complex64) for z in (1e-30j, -1j, 1.0, 1e30j)}
+        yield from ((label, "open", z) for label, z in some.items())
 
 
 def energy(shape: str = "") -> EnergyKind:

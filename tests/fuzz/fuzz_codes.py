@@ -26,7 +26,7 @@ def lost(count):
     return lambda rng, dims: np.arange(5) < count
 
 
-def is_rate(rate, **_):
+def is_rate(rate, /, **_):
     rate = np.asarray(rate)
     assert np.all((rate >= 0) & (rate <= 1))
 
@@ -50,7 +50,9 @@ ENTRIES = {
         ("2 2 2 2 2 2 inexact",),
         host=True,
     ),
-    "holography.codes.stabilisers": Entry(codes.stabilisers, {"code": fa.fixed(FIVE)}, host=True),
+    "holography.codes.stabilisers": Entry(
+        codes.stabilisers, {"code": fa.fixed(FIVE)}, host=True, wide=True
+    ),
     "holography.codes.logical_operators": Entry(
         codes.logical_operators,
         {"code": fa.fixed(FIVE), "lost": fa.ArrayKind(lost(2), False, dtype="bool")} | LOGICAL,
@@ -109,7 +111,7 @@ def mera_levels(rng, dims):
     return mera.init(jax.random.key(int(rng.integers(9))), dims["d"], levels=2, start="random")
 
 
-def is_mera(bulk, signal, **_):
+def is_mera(bulk, /, signal, **_):
     if ordinary(signal):
         parts = [bulk.top, *bulk.details]
         total = sum(np.sum(np.square(np.asarray(part, np.float64))) for part in parts)
@@ -121,7 +123,7 @@ def round_trip(levels, signal, boundary):
     return mera.decode(levels, bulk, sites=signal.shape[-2], boundary=boundary)
 
 
-def is_same(back, signal, **_):
+def is_same(back, /, signal, **_):
     if ordinary(signal):
         near(back, np.asarray(signal, np.float64), 3e-2)
 

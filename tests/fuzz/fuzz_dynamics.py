@@ -43,19 +43,20 @@ POTENTIAL = {
 def on_lattice(state, scale, dtype, force, steps, step_size):
     lattice = symplectic.Lattice(scale=scale, dtype=dtype)
     start = lattice.quantise(state)
-    options = dict(steps=steps, step_size=step_size, lattice=lattice)
+    options = {"steps": steps, "step_size": step_size, "lattice": lattice}
     there = symplectic.reversible_scan(force, start, 1.0, **options)
     back = symplectic.inverse(force, there, 1.0, **options)
     return start.bits, back.bits
 
 
-def same_bits(found, state, **_):
+def same_bits(found, /, state, **_):
     if ordinary(*state):
         assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def checked(largest, limit, start, end):
-    return symplectic.check(symplectic.Info(largest, limit, start, end))
+def went(rng, dims):
+    bits = jnp.zeros(2, jnp.uint32)
+    return symplectic.Info(jnp.full(2, 0.5, jnp.float32), jnp.ones(2, jnp.float32), bits, bits)
 
 
 def is_reversed(found, positions, momenta, axis):
@@ -64,12 +65,12 @@ def is_reversed(found, positions, momenta, axis):
     assert np.array_equal(p, -np.flip(np.asarray(momenta), axis), equal_nan=True)
 
 
-def reversed_tokens(found, tokens, direction, **_):
+def reversed_tokens(found, /, tokens, direction, **_):
     if direction is None:
         assert np.array_equal(found, np.asarray(tokens)[..., ::-1])
 
 
-def not_negative(loss, **_):
+def not_negative(loss, /, **_):
     assert float(loss) >= 0
 
 
@@ -82,7 +83,6 @@ def linear(w, q, _):
 
 
 SYMMETRIC = fa.fixed(jnp.asarray(np.diag([1.0, 2.0, 3.0]), jnp.float32))
-UINT = fa.fixed(jnp.uint32(3))
 ENTRIES = {
     "symplectic.energy": Entry(
         symplectic.energy,
@@ -131,23 +131,17 @@ ENTRIES = {
         dear=True,
     ),
     "symplectic.check": Entry(
-        checked,
-        {
-            "largest": fa.real("b", 0, 1, nan="raise"),
-            "limit": fa.fixed(jnp.full((2,), 2.0)),
-            "start": UINT,
-            "end": UINT,
-        },
+        symplectic.check,
+        {"info": fa.tree(went), "back": fa.fixed(None)},
         raises=(FloatingPointError, OverflowError, RuntimeError),
         host=True,
-        names=("info", "state"),
     ),
     "symplectic.echo.check_conservative": Entry(
         echo.check_conservative,
         {
             "force": fa.function(linear),
             "params": SYMMETRIC,
-            "position": fa.real("3", alike=True),
+            "position": fa.real("3", alike=True, nan="open"),
             "input": fa.fixed(None),
             "key": fa.key(),
             "probes": fa.size(2, 1),
@@ -168,7 +162,7 @@ ENTRIES = {
         {
             "positions": fa.inexact("T d", ints="open", dicts="open"),
             "momenta": fa.inexact("T d", ints="open", dicts="open"),
-            "axis": fa.size(0, 1, least=-1),
+            "axis": fa.size(0, 1, least=-9),
         },
         None,
         is_reversed,

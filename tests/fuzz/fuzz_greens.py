@@ -58,7 +58,7 @@ def is_ldos(rho, onsite, hopping, energy):
         near(rho, -g.imag / np.pi)
 
 
-def in_unit(x, **_):
+def in_unit(x, /, **_):
     x = np.asarray(x)
     assert np.all((x >= 0) & (x <= 1))
 
@@ -202,14 +202,14 @@ def layer(weight, h):
     return jnp.tanh(weight @ h)
 
 
-def is_dyson(g, free, self_energy, **_):
+def is_dyson(g, /, free, self_energy, **_):
     f, s = np.asarray(free, np.float64), np.asarray(self_energy, np.float64)
     a = np.eye(f.shape[-1]) - f @ s
     if ordinary(f, s) and np.linalg.cond(a).max() < 1e3:
         near(g, np.linalg.solve(a, np.broadcast_to(f, a.shape)), 1e-3)
 
 
-def is_born(g, free, self_energy, order, **_):
+def is_born(g, /, free, self_energy, order, **_):
     f, s = np.asarray(free, np.float64), np.asarray(self_energy, np.float64)
     if ordinary(f, s) and order < 9:
         total, term = f, f
@@ -219,7 +219,7 @@ def is_born(g, free, self_energy, order, **_):
         near(g, total, 1e-3)
 
 
-def is_strict(g, **_):
+def is_strict(g, /, **_):
     assert not np.tril(np.asarray(g)).any()
 
 

@@ -20,12 +20,12 @@ def is_kernel(k, z, x, delta):
         near(k, constant * (z / (z * z + x * x)) ** delta, 1e-3)
 
 
-def is_fourier(k_hat, k, z, delta, **_):
+def is_fourier(k_hat, /, k, z, delta, **_):
     if np.ndim(delta) == 0 and float(delta) == 1.0 and np.ndim(z) == 0 and 1e-3 < z < 1e3:
         near(k_hat, np.exp(-np.abs(np.asarray(k, np.float64)) * z), 1e-3)
 
 
-def isometry(found, field, **_):
+def isometry(found, /, field, **_):
     norm = np.linalg.norm(np.asarray(field, np.float64))
     if norm < 1e3:
         assert all(
@@ -40,7 +40,7 @@ def levels_of(count):
     ]
 
 
-def is_causal_bulk(result, field, z, **_):
+def is_causal_bulk(result, /, field, z, **_):
     phi, _state = result
     assert phi.shape[-2] == field.shape[-2]
 
@@ -127,7 +127,7 @@ ENTRIES = {
         holography.causal_to_bulk,
         {
             "field": fa.real("b T d"),
-            "z": fa.real("m", 0.5, 2.0, zero="raise"),
+            "z": fa.real("m", 0.5, 2.0, zero="nan"),
             "delta": fa.number(1.0, bad=(0.5,), nan="raise", traced=False),
             "terms": fa.size(16, 8, least=4),
             "span": fa.number(1e4, bad=(0.0, -1.0), nan="raise", traced=False),
@@ -140,7 +140,7 @@ ENTRIES = {
         holography.causal_to_boundary,
         {
             "bulk": fa.real("b m T d"),
-            "z": fa.real("m", 0.5, 2.0, zero="raise"),
+            "z": fa.real("m", 0.5, 2.0, zero="nan"),
             "delta": fa.number(1.0, bad=(0.5,), nan="raise", traced=False),
             "terms": fa.size(16, 8, least=4),
         },
@@ -184,12 +184,12 @@ def survives(slots, lost, key, rate, noise):
     return holography.recover(coded, lost, slots=len(slots), key=key, noise=noise)
 
 
-def is_recovered(back, slots, lost, noise, **_):
+def is_recovered(back, /, slots, lost, noise, **_):
     if lost is None and ordinary(slots) and np.ndim(noise) == 0 and noise == 0:
         near(back, slots, 5e-2 if slots.dtype.itemsize < 4 else 1e-3)
 
 
-def keeps_norm(coded, slots, **_):
+def keeps_norm(coded, /, slots, **_):
     if ordinary(slots):
         near(
             np.linalg.norm(np.asarray(coded, np.float64)),
@@ -198,7 +198,7 @@ def keeps_norm(coded, slots, **_):
         )
 
 
-def is_surface(slots, field, **_):
+def is_surface(slots, /, field, **_):
     if ordinary(field):
         norms = [np.linalg.norm(np.asarray(x, np.float64)) for x in (slots, field)]
         assert norms[0] <= norms[1] * 1.01 + 1e-5

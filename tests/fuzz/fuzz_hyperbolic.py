@@ -14,14 +14,14 @@ TRACED = {"curvature": fa.number(1.0, 0.5, bad=(0.0, -1.0))}  # under a trace Na
 BALL = ("b d", -0.4, 0.4)
 
 
-def not_negative(x, **_):
+def not_negative(x, /, **_):
     assert np.all(np.asarray(x) >= 0)
 
 
-def in_ball(x, curvature=1.0, **_):
+def in_ball(x, /, curvature=1.0, **_):
     x = np.asarray(x, np.float64)
     c = float(np.max(curvature))
-    if c > 0:
+    if 0 < c < 1e30:
         assert np.all(c**0.5 * np.linalg.norm(x, axis=-1) <= 1 + 1e-3)
 
 
@@ -58,7 +58,7 @@ def on_hyperboloid(**options):
     return type(kind)(hyperboloid, True, dtype="real", **options)
 
 
-def on_shell(x, curvature, **_):
+def on_shell(x, /, curvature, **_):
     x = np.asarray(x, np.float64)
     c = float(np.asarray(curvature).ravel()[0])
     if ordinary(x) and 1e-2 < c < 1e2 and np.ndim(curvature) == 0:
@@ -176,14 +176,15 @@ ENTRIES = {
 }
 
 
-def inside_hull(mean, points, **_):
+def inside_hull(mean, /, points, **_):
     if ordinary(points):
         assert np.all(np.abs(np.asarray(mean)) <= np.abs(np.asarray(points)).max() + 1e-3)
 
 
-def are_clusters(found, points, k, **_):
+def are_clusters(found, /, points, k, **_):
     labels, distance = np.asarray(found.labels), np.asarray(found.distance)
-    assert np.all((labels >= 0) & (labels < k)) and np.all(distance >= 0)
+    assert np.all((labels >= 0) & (labels < k))
+    assert np.all(distance >= 0)
 
 
 def search(points, centroids, key, curvature, top_k, limit, rows):
@@ -191,11 +192,12 @@ def search(points, centroids, key, curvature, top_k, limit, rows):
     return tree.search(built, points, top_k=top_k, limit=limit, rows=rows)
 
 
-def is_found(found, points, centroids, top_k, **_):
+def is_found(found, /, points, centroids, top_k, curvature, **_):
     index = np.asarray(found.index)
     assert np.all((index >= 0) & (index < len(centroids)))
-    if ordinary(points, centroids) and np.abs(centroids).max() < 5 and np.abs(points).max() < 5:
-        d = np.asarray(polar.pairwise(points, centroids))
+    near_by = max(np.abs(centroids).max(), np.abs(points).max()) < 5
+    if near_by and np.ndim(curvature) == 0 and 0.1 < curvature < 10:
+        d = np.asarray(polar.pairwise(points, centroids, curvature=curvature))
         if found.distance.dtype == d.dtype:
             near(np.sort(d, -1)[:, :top_k], found.distance, 2e-2)
 
@@ -252,14 +254,15 @@ ENTRIES |= {
 }
 
 
-def is_routing(found, tokens, centroids, top_k, **_):
+def is_routing(found, /, tokens, centroids, top_k, curvature, **_):
     expert, gate, distance = (np.asarray(x) for x in found[:3])
     assert np.all((expert >= 0) & (expert < len(centroids)))
-    assert np.all((gate >= 0) & (gate <= 1)) and np.all(distance >= 0)
-    if ordinary(tokens, centroids) and np.abs(tokens).max() < 9 and np.abs(centroids).max() < 9:
-        if tokens.dtype == centroids.dtype == jnp.float32 and np.ndim(_["curvature"]) == 0:
-            d = np.asarray(polar.pairwise(tokens, centroids, curvature=_["curvature"]))
-            near(distance, np.sort(d, -1)[:, :top_k], 1e-3)
+    assert np.all((gate >= 0) & (gate <= 1))
+    assert np.all(distance >= 0)
+    single = tokens.dtype == centroids.dtype == jnp.float32 and np.ndim(curvature) == 0
+    if single and max(np.abs(tokens).max(), np.abs(centroids).max()) < 9:
+        d = np.asarray(polar.pairwise(tokens, centroids, curvature=curvature))
+        near(distance, np.sort(d, -1)[:, :top_k], 1e-3)
 
 
 def expert(p, x):
@@ -271,7 +274,7 @@ def routed(tokens, experts, gates, expert_fn, expert_params, capacity_factor):
     return moe.apply(tokens, routing, expert_fn, expert_params, capacity_factor=capacity_factor)
 
 
-def is_applied(y, tokens, experts, gates, expert_params, **given):
+def is_applied(y, /, tokens, experts, gates, expert_params, **given):
     if given["capacity_factor"] is None and ordinary(tokens, gates):
         wanted = np.zeros(y.shape)
         for i, chosen in enumerate(np.asarray(experts)):
@@ -312,6 +315,7 @@ ENTRIES |= {
         | CURVATURE,
         ("T 1 int", "T 1 real", "T 1 real", "T int", "T bool"),
         is_routing,
+        dear=True,
     ),
     "moe.route:tree": Entry(
         moe.route,
@@ -340,7 +344,7 @@ ENTRIES |= {
     "moe.apply": Entry(
         routed,
         {
-            "tokens": fa.real("T d", nan="nan"),
+            "tokens": fa.real("T d", nan="open"),
             "experts": fa.ints("T 2", -1, 4),
             "gates": fa.real("T 2", 0, 1, nan="open"),
             "expert_fn": fa.function(expert),

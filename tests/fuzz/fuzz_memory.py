@@ -20,7 +20,7 @@ def held(tokens):
     return make
 
 
-def in_hull(y, value=None, values=None, **_):
+def in_hull(y, /, value=None, values=None, **_):
     value = value if values is None else values
     if ordinary(value):
         assert (
@@ -28,7 +28,7 @@ def in_hull(y, value=None, values=None, **_):
         )
 
 
-def counts(found, memory, keys=None, **_):
+def counts(found, /, memory, keys=None, **_):
     assert int(found.count) == int(memory.count) + (1 if keys is None else len(keys))
 
 

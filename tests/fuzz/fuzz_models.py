@@ -21,7 +21,7 @@ X = fa.real(f"b T {WIDTH}")
 
 def params(make, *args, **options):
     run = jax.jit(lambda key: make(key, *args, **options))
-    return fa.tree(functools.cache(lambda *_: run(jax.random.key(0))))
+    return fa.tree(cached(lambda: run(jax.random.key(0))))
 
 
 def cached(make):
@@ -173,7 +173,7 @@ ENTRIES = {
 BK = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4, local_window=2)
 PLAIN = transformer.TransformerConfig(vocab_size=7, layers=1, heads=2, width=16, context=8)
 TOKENS = fa.ints("b T", 0, 7)
-DTYPE = {"dtype": fa.fixed(jnp.float32)}
+DTYPE = {"dtype": fa.fixed("float32")}
 
 
 @functools.cache
@@ -198,7 +198,7 @@ def table():
     return jnp.broadcast_to(jnp.linspace(1.0, 0.0, 5), (1, 2, 5)).astype(jnp.float32)
 
 
-def total(share, mean, **_):
+def total(share, /, mean, **_):
     if np.ndim(mean) == 0 and 0 < float(mean) < 1:
         in_unit(share)
 
@@ -208,8 +208,17 @@ def refined(key, params, tokens, density, generations, particles, sigma):
         info = bk_core.apply(BK, params, tokens, return_info=True)[1]
         return jnp.abs(info["kept_pairs"] - 0.5)
 
-    options = dict(density=density, generations=generations, particles=particles, sigma=sigma)
-    found = bk_core.refine(BK, params, tokens, objective, key=key, **options)
+    found = bk_core.refine(
+        BK,
+        params,
+        tokens,
+        objective,
+        key=key,
+        density=density,
+        generations=generations,
+        particles=particles,
+        sigma=sigma,
+    )
     return found.shares, found.before, found.after
 
 

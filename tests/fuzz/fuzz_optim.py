@@ -46,13 +46,13 @@ MATRICES = {
 STIEFEL = {"metric": fa.choice("euclidean", "canonical"), "retraction": fa.choice("polar", "qr")}
 
 
-def on_stiefel(updates, params, **_):
+def on_stiefel(updates, /, params, **_):
     if ordinary(params, updates) and params.dtype == jnp.float32 and np.abs(params).max() > 0.1:
         x = np.asarray(params + updates, np.float64)
         near(np.swapaxes(x, -1, -2) @ x, np.broadcast_to(np.eye(2), (2, 2, 2)), 1e-3)
 
 
-def in_ball(updates, params, curvature=1.0, coordinates="ball", **_):
+def in_ball(updates, /, params, curvature=1.0, coordinates="ball", **_):
     if (
         coordinates == "ball"
         and ordinary(params)
@@ -80,7 +80,7 @@ def initialised(key, gain):
     return optim.orthogonal_initializer(gain=gain)(key, (2, 4, 3), jnp.float32)
 
 
-def is_orthogonal(w, gain, **_):
+def is_orthogonal(w, /, gain, **_):
     if np.ndim(gain) == 0 and 1e-3 < abs(float(gain)) < 1e3:
         w = np.asarray(w, np.float64) / float(gain)
         near(np.swapaxes(w, -1, -2) @ w, np.broadcast_to(np.eye(3), (2, 3, 3)), 1e-3)
@@ -223,7 +223,7 @@ ENTRIES |= {
             "tolerance": fa.number(1e-5, nan="open"),
         }
         | RATE,
-        ("d real",),
+        ("d inexact",),
         extra=("jacobian", "residual"),
         dear=True,
     ),
@@ -269,7 +269,7 @@ ENTRIES |= {
         optim.wavefunction_rows,
         {
             "log_psi": fa.function(log_psi),
-            "params": fa.real("d", alike=True),
+            "params": fa.real("d", alike=True, nan="open"),
             "samples": fa.inexact("n d", alike=True, ints="open", nan="open"),
             "energies": fa.inexact("n", nan="open"),
             "weights": WEIGHTS,

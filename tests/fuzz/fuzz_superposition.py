@@ -19,7 +19,7 @@ def cloud(rng, dims):
     return path_integral.init(jnp.ones(dims["d"]), particles=8, sigma=0.1)
 
 
-def sums_to_one(found, losses=None, **_):
+def sums_to_one(found, /, losses=None, **_):
     p = np.asarray(getattr(found, "probability", found), np.float64)
     assert np.all(p >= 0)
     if np.isfinite(np.asarray(losses, np.float64)).any():
@@ -82,7 +82,7 @@ ENTRIES = {
         dear=True,
     ),
     "path_integral.sharded_step": Entry(
-        sharded, {"key": fa.key(), "state": fa.tree(cloud)}, dear=True
+        sharded, {"key": fa.key(), "state": fa.made(cloud, traced=True)}, dear=True
     ),
     "path_integral.defaults": Entry(
         path_integral.defaults, {"dimension": fa.size(10, 1000)}, host=True
@@ -135,12 +135,12 @@ ENTRIES = {
 }
 
 
-def distribution(log_p, **_):
+def distribution(log_p, /, **_):
     p = np.exp(np.asarray(log_p, np.float64))
     near(p.sum(-1), 1.0, 2e-2)
 
 
-def not_negative(kl, **_):
+def not_negative(kl, /, **_):
     assert np.all(np.asarray(kl) >= 0)
 
 
@@ -260,7 +260,7 @@ ENTRIES |= {
             "direction": fa.choice("forward", "reverse"),
         },
         dims={"n": (5, 2)},
-        names=("student_logits", "targets"),
+        names=("student_logits", "targets", "apply"),
         dear=True,
     ),
     "distill.boltzmann_weights": Entry(

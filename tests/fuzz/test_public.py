@@ -1,7 +1,7 @@
 """Every public function: a clear error, or a finite right answer of the documented shape and dtype.
 
-`PHYSNET_FUZZ=300 pytest tests/fuzz` draws so many calls of each function, compiled, eager and with
-64-bit types off too, instead of the few of the default profile, which are the same in every run.
+`PHYSNET_FUZZ=300 pytest tests/fuzz` draws so many calls of each function: traced, compiled, eager,
+and with 64-bit types off, where the default profile draws a few, the same ones in every run.
 """
 
 import importlib
@@ -11,20 +11,26 @@ import pkgutil
 
 import fuzz_rules
 import fuzz_table
+import jax
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 import physnet
 
 DEEP = int(os.environ.get("PHYSNET_FUZZ", "0"))
-EXAMPLES, COMPILED = (DEEP, DEEP) if DEEP else (12, 4)
-QUIET = dict(
-    deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+ENTRIES = fuzz_table.ENTRIES
+QUIET = {
+    "deadline": None,
+    "database": None,
+    "derandomize": True,
+    "suppress_health_check": list(HealthCheck),
+    "phases": [Phase.generate],
+}
 
 
 def public_names():
-    """Dotted names of all functions and classes that users can import, each once."""
+    """Dotted names of all functions and classes that users can import."""
     for info in pkgutil.walk_packages(physnet.__path__, "physnet."):
         if any(part.startswith("_") for part in info.name.split(".")):
             continue
@@ -36,30 +42,35 @@ def public_names():
 
 
 def test_every_public_name_has_an_entry_or_a_reason():
-    listed = {name.split(":")[0] for name in fuzz_table.ENTRIES} | set(fuzz_table.REASONS)
+    listed = {name.partition(":")[0] for name in ENTRIES} | set(fuzz_table.REASONS)
     assert sorted(set(public_names()) - listed) == []
     assert sorted(listed - set(public_names())) == []
     assert all(fuzz_table.REASONS.values())
 
 
-def _fuzz(entry, ways, examples):
-    @settings(max_examples=examples, phases=[Phase.generate] if not DEEP else list(Phase), **QUIET)
-    @given(fuzz_rules.calls(entry, ways))
-    def run(call):
-        fuzz_rules.judge(entry, call)
+def fuzz(name, examples, *ways):
+    """Judge so many calls of an entry."""
+    entry = ENTRIES[name]
+    wide = st.sampled_from((True, True, False)) if DEEP else st.just(True)
+
+    @settings(max_examples=examples, **QUIET)
+    @given(fuzz_rules.calls(entry, ways), wide)
+    def run(call, wide):
+        with jax.enable_x64(wide):
+            fuzz_rules.judge(entry, call)
 
     run()
 
 
-@pytest.mark.parametrize("name", fuzz_table.ENTRIES)
-def test_traced(name):
-    entry = fuzz_table.ENTRIES[name]
-    _fuzz(entry, ("eager",) if entry.host else ("trace",), EXAMPLES)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_arguments(name):
+    entry = ENTRIES[name]
+    way = "eager" if entry.host else "trace"
+    fuzz(name, DEEP or (1 if entry.dear else 4), way)
 
 
-@pytest.mark.parametrize("name", [n for n, e in fuzz_table.ENTRIES.items() if not e.host])
-def test_run(name):
-    entry = fuzz_table.ENTRIES[name]
-    if entry.dear and not DEEP:
-        return
-    _fuzz(entry, ("run", "eager") if DEEP else ("run",), COMPILED)
+@pytest.mark.parametrize(
+    "name", [n for n, e in ENTRIES.items() if not e.host and (DEEP or e.quick)]
+)
+def test_values(name):
+    fuzz(name, DEEP or 6, "run", *(("eager",) if DEEP else ()))

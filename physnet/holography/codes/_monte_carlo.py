@@ -140,6 +140,7 @@ def erasure_recovery(
     p = jnp.asarray(probability, jnp.float32)
     stands = found[None] >= p.reshape(-1, 1)
     rate = jnp.mean(stands, axis=1, dtype=jnp.float32).reshape(p.shape)
+    rate = jnp.where(jnp.isnan(p), jnp.nan, rate)
     if not return_error:
         return rate
     seen = (rate * samples + 1) / (samples + 2)

@@ -78,9 +78,7 @@ def init(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be real floating, got {dtype}")
     below = _checks.positive_int("physical", physical)
-    key, noise = _checks.key("key", key), _checks.array("noise", noise, dtype)
-    if noise.ndim:
-        raise ValueError(f"noise must be one number, got shape {noise.shape}")
+    key, deviation = _checks.key("key", key), _checks.one_number("noise", noise, dtype)
     levels = []
     for bond in bonds:
         if _checks.positive_int("bonds", bond) > below**2:
@@ -89,7 +87,7 @@ def init(
             )
         key, first, second = jax.random.split(key, 3)
         size = below**2
-        turn = noise * jax.random.normal(first, (size, size), dtype)
+        turn = deviation * jax.random.normal(first, (size, size), dtype)
         near = orthonormal(jnp.eye(size, dtype=dtype) + turn)
         isometry = orthonormal(jax.random.normal(second, (size, bond), dtype))
         levels.append(Level(near[None], isometry, bond))

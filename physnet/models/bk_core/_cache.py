@@ -112,7 +112,8 @@ def fit_cache(cache: Cache, capacity: int) -> Cache:
     Raises:
         ValueError: known to hold more tokens than that.
     """
-    _checks.positive_int("capacity", capacity, minimum=0)
+    _checks.instance("cache", cache, Cache)
+    capacity = _checks.positive_int("capacity", capacity, minimum=0)
     layers = []
     for layer in cache.layers:
         if layer.slots is None:
@@ -175,7 +176,8 @@ def extend(
         >>> bool(jnp.allclose(logits, whole[:, 2:], atol=1e-5)), int(cache.length)
         (True, 4)
     """
-    check_tokens(tokens)
+    tokens = check_tokens(params, tokens)
+    _checks.instance("cache", cache, Cache)
     check_parts(config, params)
     batch, time = tokens.shape
     held = cache.layers[0].state.green.shape[0]

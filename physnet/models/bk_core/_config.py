@@ -77,11 +77,14 @@ class BKCoreConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "chains"):
-            _checks.positive_int(name, getattr(self, name))
-        _checks.positive_int("local_window", self.local_window, minimum=0)
+            object.__setattr__(self, name, _checks.positive_int(name, getattr(self, name)))
+        window = _checks.positive_int("local_window", self.local_window, minimum=0)
+        object.__setattr__(self, "local_window", window)
         if self.hidden is None:
             object.__setattr__(self, "hidden", 5 * self.width // 2)
-        _checks.positive_int("hidden", self.hidden)
+        object.__setattr__(self, "hidden", _checks.positive_int("hidden", self.hidden))
+        for name in ("density", "dropout", "token_dropout", "teleport", "rotary_base"):
+            _checks.number(name, getattr(self, name))
         for name in ("heads", "chains"):
             if self.width % (2 * getattr(self, name)):
                 raise ValueError(

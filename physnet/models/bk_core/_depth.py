@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from physnet import _dispatch, _varying, dyson, teleport
+from physnet import _checks, _dispatch, _varying, dyson, teleport
 from physnet.models import _sharding
 from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens, embed
@@ -193,7 +193,7 @@ def isometry_penalty(
 
 def _blocks(config: BKCoreConfig, params: Params, tokens: jax.Array, key: jax.Array, dtype: Any):
     """A block as a function of one sequence's stream, the streams (B, T, W), and a key for each."""
-    check_tokens(tokens)
+    tokens, key = check_tokens(params, tokens), _checks.key("key", key)
     check_parts(config, params)
     if config.attention and tokens.shape[1] > PIECE:
         raise ValueError(

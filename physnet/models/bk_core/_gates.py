@@ -3,6 +3,7 @@
 Shapes: L layers, N heads, Q shares, B batch, T time.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,14 +84,15 @@ def with_shares(params: Params, quantiles: Float[Array, "L N Q"], shares: ArrayL
     Raises:
         ValueError: quantiles of another number of layers or heads, shares of another shape.
     """
-    _fits(params, quantiles)
+    quantiles = _fits(params, quantiles)
+    shares = _checks.array("shares", shares, jnp.float32)
     if np.shape(shares) not in ((), quantiles.shape[:-1]):
         raise ValueError(
             f"shares must be one number or have shape {quantiles.shape[:-1]}, got "
             f"{np.shape(shares)}"
         )
     points = jnp.linspace(0.0, 1.0, quantiles.shape[-1], dtype=jnp.float32)
-    shares = jnp.broadcast_to(jnp.asarray(shares, jnp.float32), quantiles.shape[:-1])
+    shares = jnp.broadcast_to(shares, quantiles.shape[:-1])
     found = jax.vmap(jax.vmap(lambda share, table: jnp.interp(share, points, table)))(
         shares, quantiles
     )
@@ -113,7 +115,7 @@ def shares_of(params: Params, quantiles: Float[Array, "L N Q"]) -> Float[Array, 
     Raises:
         ValueError: quantiles of another number of layers or heads.
     """
-    _fits(params, quantiles)
+    quantiles = _fits(params, quantiles)
     points = jnp.linspace(0.0, 1.0, quantiles.shape[-1], dtype=jnp.float32)
     threshold = params["layers"]["attention"]["threshold"].astype(quantiles.dtype)
     return jax.vmap(jax.vmap(lambda value, table: jnp.interp(value, table[::-1], points[::-1])))(
@@ -142,10 +144,13 @@ def allot(odds: Float[Array, "L N"], mean: ArrayLike) -> Float[Array, "L N"]:
         >>> f"{shares.mean():.4f}", f"{jnp.diff(jnp.log(shares / (1 - shares)))[0, 0]:.3f}"
         ('0.2500', '2.000')
     """
-    known = _checks.concrete(mean)
+    odds, known = _checks.real("odds", odds), _checks.known("mean", mean)
     outside = known is not None and not np.all((known >= 0) & (known <= 1))
     if np.shape(mean) != () or outside:
         raise ValueError(f"mean must be one number in [0, 1], got {mean}")
+    if not odds.size:
+        raise ValueError(f"odds must hold at least one number, got shape {odds.shape}")
+    mean = _checks.array("mean", mean, odds.dtype)
     reach = jnp.max(jnp.abs(odds)) + _REACH
 
     def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -155,7 +160,8 @@ def allot(odds: Float[Array, "L N"], mean: ArrayLike) -> Float[Array, "L N"]:
         return jnp.where(under, middle, low), jnp.where(under, high, middle)
 
     low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (-reach, reach))
-    return jax.nn.sigmoid(odds + 0.5 * (low + high))
+    shares = jax.nn.sigmoid(odds + 0.5 * (low + high))
+    return jnp.where(jnp.isnan(mean), jnp.nan, shares)
 
 
 def beyond(config: BKCoreConfig, density: ArrayLike, time: int) -> Float[Array, "..."]:
@@ -179,13 +185,20 @@ def beyond(config: BKCoreConfig, density: ArrayLike, time: int) -> Float[Array, 
     pairs = time * (time + 1) / 2
     near = min(config.local_window, time)
     band = near * time - near * (near - 1) / 2
-    return jnp.clip((jnp.float32(density) * pairs - band) / max(pairs - band, 1.0), 0.0, 1.0)
+    density = _checks.array("density", density, jnp.float32)
+    return jnp.clip((density * pairs - band) / max(pairs - band, 1.0), 0.0, 1.0)
 
 
-def _fits(params: Params, quantiles: Array) -> None:
+def _fits(params: Params, quantiles: Any) -> Array:
+    """The quantiles in float32 at least, or an error unless they are those of the parameters."""
+    _checks.instance("params", params, Mapping)
+    quantiles = _checks.real("quantiles", quantiles)
     heads = params["layers"]["attention"]["threshold"].shape
-    if quantiles.ndim != 3 or quantiles.shape[:2] != heads:
-        raise ValueError(f"quantiles must have shape (L, N, Q) of {heads}, got {quantiles.shape}")
+    if quantiles.ndim != 3 or quantiles.shape[:2] != heads or quantiles.shape[2] < 2:
+        raise ValueError(
+            f"quantiles must have shape (L, N, Q >= 2) of {heads}, got {quantiles.shape}"
+        )
+    return quantiles.astype(np.promote_types(quantiles.dtype, np.float32))
 
 
 def _gated(config: BKCoreConfig) -> None:

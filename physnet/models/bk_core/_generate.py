@@ -58,9 +58,9 @@ def generate(
         >>> bk_core.generate(config, params, jnp.array([[1, 2]]), 5, key=jax.random.key(1)).shape
         (1, 5)
     """
-    check_tokens(prompt)
-    _checks.positive_int("count", count)
-    if not temperature >= 0:
+    prompt = check_tokens(params, prompt, "prompt")
+    count, key = _checks.positive_int("count", count), _checks.key("key", key)
+    if not (temperature := _checks.number("temperature", temperature)) >= 0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")
     batch, length = prompt.shape
     given = jax.tree.leaves((params, prompt, key))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from physnet import _dispatch, scattering
+from physnet import _checks, _dispatch, scattering
 from physnet.models import _sharding
 from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens, embed, replace
@@ -47,7 +47,7 @@ def init(config: BKCoreConfig, key: jax.Array) -> Params:
         >>> sum(leaf.size for leaf in jax.tree.leaves(params))
         804640
     """
-    token, layers = jax.random.split(key)
+    token, layers = jax.random.split(_checks.key("key", key))
     stacked = jax.vmap(lambda k: _init_layer(config, k))(jax.random.split(layers, config.layers))
     shape = (config.vocab_size, config.width)
     return {
@@ -167,9 +167,9 @@ def apply(
         >>> bool((run(tokens) == later)[:, :3].all())
         True
     """
-    check_tokens(tokens)
+    tokens = check_tokens(params, tokens)
     axes = _split(config, params, tokens, axes)
-    key = _sharding.own_key(key, axes.sequence)
+    key = _sharding.own_key(None if key is None else _checks.key("key", key), axes.sequence)
     tokens = replace(config.token_dropout, key, tokens, config.vocab_size)
     x = embed(params["token"], tokens, dtype)
     x = _block.begin(config, x)
@@ -239,7 +239,8 @@ def calibrate(
         >>> load.shape, bool((load > 0).all()), f"{load.sum():.2f}"
         ((1, 3), True, '1.00')
     """
-    check_tokens(tokens)
+    tokens = check_tokens(params, tokens)
+    key = None if key is None else _checks.key("key", key)
     check_parts(config, params)
     place = key if config.experts else None
     if not config.attention and place is None:

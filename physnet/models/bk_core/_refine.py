@@ -136,12 +136,13 @@ def refine(
         (True, True)
     """
     if density is not None:
-        known = _checks.concrete(density)
+        known = _checks.known("density", density)
         outside = known is not None and not np.all((known >= 0) & (known <= 1))
         if np.shape(density) != () or outside:
             raise ValueError(f"density must be one number in [0, 1], got {density}")
-    _checks.positive_int("generations", generations, minimum=0)
-    _checks.positive_int("particles", particles, minimum=4)
+    key = _checks.key("key", key)
+    generations = _checks.positive_int("generations", generations, minimum=0)
+    particles = _checks.positive_int("particles", particles, minimum=4)
     quantiles = _gates.gate_quantiles(config, params, tokens, dtype=dtype)
     target = None if density is None else _gates.beyond(config, density, tokens.shape[1])
 

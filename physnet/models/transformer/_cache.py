@@ -99,7 +99,8 @@ def extend(
         >>> bool(jnp.allclose(logits, whole[:, 2:], atol=1e-5)), int(cache.length)
         (True, 4)
     """
-    check_tokens(tokens)
+    tokens = check_tokens(params, tokens)
+    _checks.instance("cache", cache, Cache)
     time = tokens.shape[1]
     first = cache.layers[0]
     held = first.near.key if isinstance(first, holography.memory.Memory) else first[0]

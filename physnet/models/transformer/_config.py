@@ -31,12 +31,12 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context"):
-            _checks.positive_int(name, getattr(self, name))
+            object.__setattr__(self, name, _checks.positive_int(name, getattr(self, name)))
         if self.hidden is None:
             object.__setattr__(self, "hidden", 4 * self.width)
-        _checks.positive_int("hidden", self.hidden)
+        object.__setattr__(self, "hidden", _checks.positive_int("hidden", self.hidden))
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads={self.heads}, got {self.width}")
         for name in ("dropout", "token_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
+            if not 0.0 <= _checks.number(name, getattr(self, name)) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")

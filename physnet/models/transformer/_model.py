@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from physnet import _dispatch, holography
+from physnet import _checks, _dispatch, holography
 from physnet.models import _sharding
 from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens
@@ -48,7 +48,7 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
     """
     layers, width, hidden = config.layers, config.width, config.hidden
     assert hidden is not None  # set by __post_init__
-    names = ("token", "position", "qkv", "out", "up", "down")
+    names, key = ("token", "position", "qkv", "out", "up", "down"), _checks.key("key", key)
     keys: dict[str, jax.Array] = dict(zip(names, jax.random.split(key, len(names)), strict=True))
     narrow = 0.02 / (2.0 * layers) ** 0.5
 
@@ -155,7 +155,7 @@ def apply(
     References:
         Vaswani et al. 2017, Attention Is All You Need.
     """
-    check_tokens(tokens)
+    tokens = check_tokens(params, tokens)
     axes = _split(config, params, tokens, axes)
     piece = tokens.shape[1]
     time = piece * _sharding.size(axes.sequence)

@@ -70,7 +70,9 @@ def outer_scores(
         shapes[name] = jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y))
         return y
 
-    jax.eval_shape(lambda p, rest: log_likelihood(record, p, *rest), params, args)
+    value = jax.eval_shape(lambda p, rest: log_likelihood(record, p, *rest), params, args)
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"log_likelihood must return one real floating-point number, got {value}")
     if not shapes:
         raise ValueError("log_likelihood must mark a product with tap, got none")
 

@@ -161,7 +161,9 @@ def fisher_adam(
         def start(leaf, is_matrix):
             if _absent(leaf):
                 return leaf
-            small = jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and max(leaf.shape[-2:]) <= largest
+            small = (
+                jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and max(jnp.shape(leaf)[-2:]) <= largest
+            )
             return _metric.zeros(leaf, metric if is_matrix and small else "diagonal")
 
         start_metric = structure.unflatten(map(start, leaves, full))
@@ -178,6 +180,9 @@ def fisher_adam(
             means, metrics = (structure.flatten_up_to(x) for x in (state.mean, state.metric))
         except ValueError as error:
             raise ValueError(f"updates must be a tree like params: {error}") from None
+        for grad in grads:
+            if not _absent(grad):
+                _checks.real("fisher_adam: updates", grad)
         given = _scores(source, jacobian, grads, structure)
         count = jnp.asarray(optax.safe_increment(state.count))
         seen = state.seen if given is None else jnp.asarray(optax.safe_increment(state.seen))
@@ -194,7 +199,6 @@ def fisher_adam(
                     f"fisher_adam: updates must have the shapes of params, got {jnp.shape(grad)} "
                     f"beside {getattr(old, 'shape', None)}"
                 )
-            _checks.real("fisher_adam: updates", grad)
             d1, d2, extra = (jnp.asarray(value, old.dtype) for value in (b1, b2, damp))
             means[index] = d1 * old + (1 - d1) * jnp.asarray(grad, old.dtype)
             mean = means[index] / (1 - d1 ** count.astype(old.dtype))

@@ -100,5 +100,5 @@ def categorical_rows(
         values = lambda p: _rows.over(lambda row: whitened(p, row), inside, chunk)  # noqa: E731
         return _rows.Rows(_rows.linearised(lambda p: values(p).reshape(-1), params), residual)
     rows = _rows.over(lambda row: jax.jacrev(whitened)(params, row), inside, chunk)
-    flat = lambda x, p: _rows.wide(x).reshape(-1, *p.shape)  # noqa: E731
+    flat = lambda x, p: _rows.wide(x).reshape(residual.size, *p.shape)  # noqa: E731
     return _rows.Rows(jax.tree.map(flat, rows, params), residual)

@@ -129,6 +129,7 @@ def step(
         )
         return losses.total, losses
 
+    _checks.instance("state", state, State)
     slope, losses = jax.grad(loss, has_aux=True)(state.params)
     updates, optimiser_state = optimiser.update(slope, state.optimiser, state.params)
     return State(jax.tree.map(_moved, state.params, updates), optimiser_state), losses

@@ -76,7 +76,8 @@ def ensemble_log_probs(
     found = part(*first)
     if whole > size:
         chunks = jax.tree.map(
-            lambda leaf: leaf[size:whole].reshape(-1, size, *leaf.shape[1:]), (teachers, shares)
+            lambda leaf: leaf[size:whole].reshape(whole // size - 1, size, *leaf.shape[1:]),
+            (teachers, shares),
         )
 
         def add(total, these):
