@@ -192,6 +192,8 @@ def _half_order(order: int) -> int:
 
 
 def _real_argument(name: str, value: ArrayLike, dtype: np.dtype):
+    if np.iscomplexobj(value):
+        raise TypeError(f"{name} must be real, got dtype {jnp.result_type(value)}")
     known = _checks.known(name, value)
     if name == "radius" and known is not None and not np.all(known > 0):
         raise ValueError(f"radius must be positive, got min {known.min()}")

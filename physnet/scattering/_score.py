@@ -151,7 +151,7 @@ def _complex_energy(energy: ArrayLike, eta: ArrayLike | None) -> Any:
     eta = 1.0 if eta is None else eta
     known = _checks.known("eta", eta)
     if known is not None and not np.all((known > 0) & (known < np.inf)):
-        raise ValueError(f"eta must be real, positive and finite, got {eta!r}")
+        raise ValueError(f"eta must be real and positive, and finite, got {eta!r}")
     if _checks.concrete(energy) is not None and known is not None:
         return np.asarray(energy) + 1j * known
     parts = [jnp.asarray(part) for part in (energy, eta)]

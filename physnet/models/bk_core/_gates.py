@@ -196,7 +196,7 @@ def _fits(params: Params, quantiles: Any) -> Array:
     heads = params["layers"]["attention"]["threshold"].shape
     if quantiles.ndim != 3 or quantiles.shape[:2] != heads or quantiles.shape[2] < 2:
         raise ValueError(
-            f"quantiles must have shape (L, N, Q >= 2) of {heads}, got {quantiles.shape}"
+            f"quantiles must have shape (L, N, Q) of {heads}, Q >= 2, got {quantiles.shape}"
         )
     return quantiles.astype(np.promote_types(quantiles.dtype, np.float32))
 
