@@ -139,7 +139,7 @@ def _region(shape: tuple[int, ...], block: int | None) -> tuple[int, ...]:
     sides = tuple(_checks.positive_int("shape", side) for side in shape)
     if block is None:
         return sides
-    _checks.positive_int("block", block)
+    block = _checks.positive_int("block", block)
     if any(side % block for side in sides):
         raise ValueError(f"shape must have multiples of block={block}, got {shape}")
     return (block,) * len(sides)

@@ -57,6 +57,7 @@ ENTRIES = {
         codes.logical_operators,
         {"code": fa.fixed(FIVE), "lost": fa.ArrayKind(lost(2), False, dtype="bool")} | LOGICAL,
         host=True,
+        wide=True,
     ),
     "holography.codes.recoverable": Entry(
         codes.recoverable,

@@ -16,7 +16,7 @@ def sphere(w):
 
 
 def cloud(rng, dims):
-    return path_integral.init(jnp.ones(dims["d"]), particles=8, sigma=0.1)
+    return path_integral.init(jnp.ones(dims["d"], jnp.float32), particles=8, sigma=0.1)
 
 
 def sums_to_one(found, /, losses=None, **_):
@@ -123,10 +123,10 @@ ENTRIES = {
     "path_integral.Perturbed": Entry(
         perturbed,
         {
-            "weight": fa.fixed(jnp.ones((3, 2))),
-            "left": fa.fixed(jnp.ones((3, 1))),
-            "right": fa.fixed(jnp.ones((2, 1))),
-            "x": fa.fixed(jnp.ones((4, 3))),
+            "weight": fa.fixed(np.ones((3, 2), np.float32)),
+            "left": fa.fixed(np.ones((3, 1), np.float32)),
+            "right": fa.fixed(np.ones((2, 1), np.float32)),
+            "x": fa.fixed(np.ones((4, 3), np.float32)),
         },
         ("4 2 real",),
         lambda y, **_: near(y, np.full((4, 2), 6.0)),
@@ -228,7 +228,7 @@ ENTRIES |= {
     ),
     "distill.init": Entry(
         lambda params: distill.init(params, optimiser=optax.sgd(0.1)),
-        {"params": fa.tree(lambda rng, dims: jnp.ones(3), wrong="open")},
+        {"params": fa.tree(lambda rng, dims: jnp.ones(3, jnp.float32), wrong="open")},
         wide=True,
     ),
     "distill.step": Entry(
@@ -236,7 +236,7 @@ ENTRIES |= {
         {
             "state": fa.tree(
                 lambda rng, dims: distill.init(
-                    jnp.ones((dims["d"], dims["n"])), optimiser=optax.sgd(0.1)
+                    jnp.ones((dims["d"], dims["n"]), jnp.float32), optimiser=optax.sgd(0.1)
                 )
             ),
             "inputs": fa.real("b d", alike=True, nan="open", ints="open"),

@@ -183,6 +183,7 @@ def erasure_threshold(
         >>> print(bool(abs(found.probability[0] - 0.5) < 0.05))
         True
     """
+    key = _checks.key("key", key)
     if len(codes) < 2:
         raise ValueError(f"codes must be at least two, got {len(codes)}")
     samples = _checks.positive_int("samples", samples, minimum=2)  # one has no error

@@ -111,7 +111,9 @@ def ising(*, field: float = 1.0) -> Float[Array, "4 4"]:
     """
     x, z, one = np.array([[0, 1], [1, 0]]), np.diag([1, -1]), np.eye(2)
     along = np.kron(z, one) + np.kron(one, z)
-    return jnp.asarray(0.0 - (np.kron(x, x) + _checks.number("field", field) / 2 * along))
+    if not math.isfinite(field := _checks.number("field", field)):
+        raise ValueError(f"field must be finite, got {field}")
+    return jnp.asarray(0.0 - (np.kron(x, x) + field / 2 * along))
 
 
 def state(chain: Chain) -> Float[Array, " s"]:

@@ -63,7 +63,8 @@ def generate(
     if not (temperature := _checks.number("temperature", temperature)) >= 0:
         raise ValueError(f"temperature must be >= 0, got {temperature}")
     batch, length = prompt.shape
-    given = jax.tree.leaves((params, prompt, key))
+    # Under jit what is made here is traced, even where all arguments are constants.
+    given = jax.tree.leaves((params, prompt, key, jnp.zeros(())))
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
     cache = _cache.init_cache(config, batch, length + count * traced, dtype=dtype)
     first, cache = _start(config, params, prompt, cache, key, temperature, dtype)

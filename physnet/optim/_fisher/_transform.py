@@ -194,7 +194,7 @@ def fisher_adam(
                 steps.append(grad)
                 continue
             old = means[index]
-            if old is None or jnp.shape(grad) != old.shape:
+            if jnp.shape(grad) != getattr(old, "shape", None):
                 raise ValueError(
                     f"fisher_adam: updates must have the shapes of params, got {jnp.shape(grad)} "
                     f"beside {getattr(old, 'shape', None)}"
