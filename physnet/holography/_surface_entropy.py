@@ -78,8 +78,8 @@ def gram_entropy(slots: Float[Array, "n c"]) -> Float[Array, ""]:
         slots: A (n, c).
 
     Returns:
-        S in nats, float32 at least; 0 for slots that are all 0. Differentiable where no two
-        singular values meet.
+        S in nats, float32 at least; 0 for slots that are all 0. First derivatives are right where
+        singular values meet, too; higher ones are not.
 
     Raises:
         TypeError, ValueError: not a real floating-point matrix.
