@@ -203,14 +203,14 @@ def layer(weight, h):
 
 
 def is_dyson(g, /, free, self_energy, **_):
-    f, s = np.asarray(free, np.float64), np.asarray(self_energy, np.float64)
+    f, s = np.asarray(free, np.complex128), np.asarray(self_energy, np.complex128)
     a = np.eye(f.shape[-1]) - f @ s
     if ordinary(f, s) and np.linalg.cond(a).max() < 1e3:
         near(g, np.linalg.solve(a, np.broadcast_to(f, a.shape)), 1e-3)
 
 
 def is_born(g, /, free, self_energy, order, **_):
-    f, s = np.asarray(free, np.float64), np.asarray(self_energy, np.float64)
+    f, s = np.asarray(free, np.complex128), np.asarray(self_energy, np.complex128)
     if ordinary(f, s) and order < 9:
         total, term = f, f
         for _ in range(order):
