@@ -203,22 +203,12 @@ def total(share, /, mean, **_):
         in_unit(share)
 
 
-def refined(key, params, tokens, density, generations, particles, sigma):
+def refined(key, params, tokens, **options):
     def objective(params, key):
         info = bk_core.apply(BK, params, tokens, return_info=True)[1]
         return jnp.abs(info["kept_pairs"] - 0.5)
 
-    found = bk_core.refine(
-        BK,
-        params,
-        tokens,
-        objective,
-        key=key,
-        density=density,
-        generations=generations,
-        particles=particles,
-        sigma=sigma,
-    )
+    found = bk_core.refine(BK, params, tokens, objective, key=key, **options)
     return found.shares, found.before, found.after
 
 
