@@ -1,5 +1,6 @@
 """The ablation: its rows have equal sizes, its runs are kept, its verdicts follow from them."""
 
+import dataclasses
 import json
 import sys
 
@@ -7,10 +8,13 @@ import ablation
 import ablation_plan as plan
 import ablation_recall
 import ablation_report as reports
+import ablation_runs
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from lm import ablations
+from lm import ablations, step
+from lm import corpus as corpora
 from lm.rows import parameters
 
 
@@ -135,6 +139,23 @@ def test_smoke_preset(tmp_path, monkeypatch, capsys):
     assert "| learned hopping | BK-Core | " in capsys.readouterr().out
     ablation.main()  # what is there is not run again
     assert json.loads(output.read_text()) == report
+
+
+def test_a_seed_trains_as_in_the_main_job():
+    """One program for all seeds takes the steps that the main job compiles for one of them."""
+    settings = plan.settings_of("smoke", 4, ["--training.steps-per-call", "2"])
+    corpus = corpora.split("a text", "to be or not to be, that is the question; " * 40, block=32)
+    (row,) = (row for row in plan.rows(settings) if row.name == "transformer")
+    model, settings = plan.built(row, settings, len(corpus.characters))
+    training = dataclasses.replace(settings.training, seed=5)
+    programs = ablation_runs.Programs(model, settings.training, corpus)
+    state, own = programs.begin(jnp.int32(5)), step.begin(model, training)
+    run = jax.jit(step.program(model, training, 2))
+    for first in (0, 2):
+        state, _ = programs.calls[2](state, programs.tokens, jnp.int32(first), jnp.int32(5))
+        own, _ = run(own, programs.tokens, jnp.int32(first))
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(own), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_a_run_that_fails_is_named_and_costs_no_other(tmp_path, monkeypatch, capsys):

@@ -75,6 +75,15 @@ def test_a_line_comes_from_a_suite_that_passed(badges):
             badges.line(bad)
 
 
+def test_badges_say_where_tests_fail(badges):
+    text = "tested: Python 3.11.7, jax 0.10.2: 4321 passed\n"
+    text += "tested: Python 3.12.1, jax 0.12.0: 4000 passed, 4 failed\n"
+    said = badges.texts(badges.runs(text))
+    assert said["tests"] == "more than 4,300 pass"
+    assert said["Python"] == "3.11, 3.12 (4 fail)"
+    assert said["JAX"] == "0.10.2, 0.12.0 (4 fail)"
+
+
 def test_check_finds_what_the_badges_overstate(badges):
     record = [badges.Run("3.11.7", "0.10.2", 4321), badges.Run("3.12.1", "0.12.0", 4400)]
     assert badges.claimed(record) == 4300

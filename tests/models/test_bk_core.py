@@ -282,3 +282,16 @@ def test_bad_tokens_are_named(bare_errors):
             function(CONFIG, params, tokens().astype(jnp.float32))
     with pytest.raises(ValueError, match="without attention there are no pairs"):
         bk_core.pairs(VARIANTS["mixer"], params, tokens())
+
+
+def test_a_program_has_the_block_once():
+    """However many layers: kernels of a block are lowered once, not once a layer."""
+
+    def size(layers):
+        config = bk_core.BKCoreConfig(7, layers=layers, heads=1, width=8, chains=1)
+        params = jax.eval_shape(lambda: bk_core.init(config, jax.random.key(0)))
+        tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+        lowered = jax.jit(lambda p, t: bk_core.apply(config, p, t)).lower(params, tokens)
+        return len(lowered.as_text())
+
+    assert size(6) < 1.5 * size(2)
