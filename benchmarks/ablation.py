@@ -88,13 +88,13 @@ def main() -> None:
     options = parser.parse_args()
     options.output = options.output or RESULTS / f"ablation_{options.preset}.json"
     if options.rows:
-        for row in plan.rows(plan.settings_of(options.preset, options.steps)):
+        for row in plan.rows(plan.settings_of(options.preset, options.steps, options.main)):
             print(f"{row.name:36}{row.label}")
         return
     if options.merge:
         report = reports.merge(options.merge)
         reports.save(options.output, report)
-        rows = plan.rows(plan.settings_of(report["settings"]["preset"], None))
+        rows = plan.rows(plan.settings_in(report))
         print(reports.write(report, rows))
     else:
         measure(options, Console(markup=False, highlight=False))

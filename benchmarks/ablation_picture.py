@@ -15,9 +15,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    rows = plan.rows(plan.settings_of(report["settings"]["preset"], None))
+    rows = plan.rows(plan.settings_in(report))
     labels = {row.name: row.label for row in rows}
     found = reports.effects(report, rows)
+    most = max((one.seeds for one in found), default=0)
+    found = [one for one in found if one.seeds == most]  # the others are not done
     beside = list(dict.fromkeys(one.reference for one in found)) or ["bk"]
     heights = [1 + sum(one.reference == name for one in found) for name in beside]
     figure, axes = plt.subplots(

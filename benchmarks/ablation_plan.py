@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lm import ablations
 from lm.rows import Model, models, variant
-from lm.settings import Settings
+from lm.settings import BKCore, Settings, Training
 from shakespeare import command_line
 
 CONTEXT = {"smoke": 64, "gpu": 2048}
@@ -38,9 +38,11 @@ class Row(NamedTuple):
     context: int | None = None
 
 
+ATTENTION = "gated attention"
 IN_CORE = {  # name of a change: mechanism, whether the row has it
     "bk-attention": ("mixer", False),
-    "bk-mixer": ("gated attention", False),
+    "bk-hybrid": ("mixer", True),
+    "bk-mixer": (ATTENTION, False),
     "bk-all-pairs": ("gate, not all pairs", False),
     "bk-window": ("gate, not a sliding window", False),
     "bk-no-band": ("local window", False),
@@ -52,7 +54,8 @@ IN_CORE = {  # name of a change: mechanism, whether the row has it
     "bk-reversible": ("reversible", True),
     "bk-memory": ("memory, not the gate", True),
 }
-"""The first five leave out something that BK-Core has, the others add to it."""
+"""What leaves out something that BK-Core has, or adds to it: of the mixer's two rows, the preset's
+own is BK-Core itself."""
 
 
 def rows(settings: Settings) -> list[Row]:
@@ -60,21 +63,31 @@ def rows(settings: Settings) -> list[Row]:
     changes = {c.name: c for c in (*ablations.TOKENS, *ablations.DEPTH)}
     fields = {name: change.fields(settings) for name, change in changes.items()}
     core = [Row("transformer", "plain transformer"), Row("bk", "BK-Core")]
+    own = "bk-hybrid" if settings.bk.mixer else "bk-attention"
     for name, (mechanism, added) in IN_CORE.items():
+        if name == own:
+            continue
+        if mechanism == ATTENTION:
+            mechanism = _attention(settings)
         label, isometry = changes[name].label, changes[name].isometry
         core.append(Row(name, label, mechanism, "bk", added, fields[name], isometry))
     return [*core, *_longer(settings), *_full(fields)]
 
 
+def _attention(settings: Settings) -> str:
+    """What the row with the mixer alone leaves out: without anything tokens would not mix."""
+    return ATTENTION if settings.bk.mixer else f"{ATTENTION}, not the mixer"
+
+
 def _full(fields: dict[str, dict[str, Any]]) -> list[Row]:
     """The model with everything that goes together, and it without each."""
     on = ("bk-soft", "bk-hopping", "bk-narrow", "bk-teleport", "bk-reversible")
-    everything: dict[str, Any] = {}
+    everything: dict[str, Any] = {"mixer": True}
     for name in on:
         everything |= fields[name]
     without = {
         "mixer": {"mixer": False},
-        "gated attention": {"attention": False},
+        ATTENTION: {"attention": False},
         "gate, not all pairs": {"density": 1.0},
         "gate, not a sliding window": fields["bk-window"],
         "local window": {"local_window": 0},
@@ -108,7 +121,7 @@ def _longer(settings: Settings) -> list[Row]:
     for name, label, mechanism, fields in (
         ("window", "sliding window", "gate, not a sliding window", window),
         ("all-pairs", "all pairs", "gate, not all pairs", {"density": 1.0}),
-        ("mixer", "mixer only", "gated attention", {"attention": False}),
+        ("mixer", "mixer only", _attention(settings), {"mixer": True, "attention": False}),
     ):
         own = f"BK-Core at {context}, {label}"
         found.append(Row(f"long-{name}", own, mechanism, "long", False, fields, context=context))
@@ -130,6 +143,15 @@ def settings_of(preset: str, steps: int | None, options: Sequence[str] = ()) -> 
         checkpoint_every=each,
     )
     return dataclasses.replace(settings, training=training)
+
+
+def settings_in(report: dict[str, Any]) -> Settings:
+    """Those that a report's runs were made with, as far as rows depend on them."""
+    found = report["settings"]
+    settings = settings_of(found["preset"], None)
+    return dataclasses.replace(
+        settings, training=Training(**found["training"]), bk=BKCore(**found["bk"])
+    )
 
 
 def built(row: Row, settings: Settings, vocabulary: int) -> tuple[Model, Settings]:
