@@ -176,5 +176,6 @@ def _half(length: int, block_size: int) -> int:
 
 
 def _float(value: ArrayLike) -> np.dtype:
-    wide = getattr(value, "dtype", None) == np.float64
+    """float64 of arrays that are; NumPy's scalars count as numbers."""
+    wide = not isinstance(value, float) and getattr(value, "dtype", None) == np.float64
     return np.dtype(np.float64 if wide else np.float32)

@@ -40,7 +40,10 @@ class Job:
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=600)
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            process.kill()  # no child survives a timeout
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def report(self, folder: Path, *arguments: object) -> dict:

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from physnet import optim
 from physnet.optim import OuterScores, fisher_adam
 
 SHAPES = {"w": (3, 4), "b": (4,), "stack": (2, 3, 2)}
@@ -378,70 +377,3 @@ def test_bad_scores(bare_errors):
         optimiser.update(GRADS, state, jacobian=JACOBIAN | {"w": pair})
     with pytest.raises(TypeError, match="params"):
         optimiser.init({"n": jnp.ones(3, int)})
-
-
-class TestOuterScores:
-    @staticmethod
-    def log_likelihood(tap, params, x, labels):
-        h = jnp.tanh(
-            tap("up", x, x @ params["up"] + jnp.broadcast_to(params["bias"], (*x.shape[:-1], 5)))
-        )
-        logits = tap("down", h, h @ params["down"])
-        return jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1))
-
-    def test_factors_of_every_example_s_score(self):
-        rng = np.random.default_rng(8)
-        shapes = {"up": (3, 5), "bias": (5,), "down": (5, 4)}
-        params = {k: jnp.asarray(rng.normal(size=s)) for k, s in shapes.items()}
-        x, labels = jnp.asarray(rng.normal(size=(2, 3, 3))), jnp.asarray(rng.integers(0, 4, (2, 3)))
-        found = jax.jit(functools.partial(optim.outer_scores, self.log_likelihood))(
-            params, x, labels
-        )
-
-        def plain(params, x, label):
-            return self.log_likelihood(lambda name, x, y: y, params, x, label)
-
-        each = jax.vmap(jax.grad(plain), in_axes=(None, 0, 0))
-        want = each(params, x.reshape(6, 1, 3), labels.reshape(6, 1))
-        for name in ("up", "down"):
-            full = np.einsum("si,sj->sij", *found[name])
-            close(np.sqrt(6) * full, want[name])
-        close(np.sqrt(6) * found["up"].outputs, want["bias"])
-
-    def test_bad_taps(self, bare_errors):
-        with pytest.raises(ValueError, match="got none"):
-            optim.outer_scores(lambda tap, w: jnp.sum(w), jnp.ones(2))
-        with pytest.raises(ValueError, match="used once"):
-            optim.outer_scores(lambda tap, w: jnp.sum(tap("a", w, w) + tap("a", w, w)), jnp.ones(2))
-        with pytest.raises(ValueError, match="one leading shape"):
-            optim.outer_scores(
-                lambda tap, w: jnp.sum(tap("a", w, jnp.ones((3, 2)))), jnp.ones((2, 2))
-            )
-
-
-def test_one_step_is_that_of_imaginary_time_with_a_diagonal_metric():
-    """Rows with one entry each have a diagonal Gram matrix: there the whole metric is its diagonal.
-
-    And of any rows fisher_adam sees the diagonal alone, the same as imaginary_time sees of rows
-    that are taken apart into their entries.
-    """
-    rng = np.random.default_rng(10)
-    x, labels = jnp.asarray(rng.normal(size=(4, 3))), jnp.asarray(rng.integers(0, 2, 4))
-    params = {"w": jnp.asarray(rng.normal(size=(3, 2))), "b": jnp.zeros(2)}
-    rows = jax.jit(
-        lambda p: optim.categorical_rows(lambda p, x: x @ p["w"] + p["b"], p, x, labels)
-    )(params)
-    grads = jax.tree.map(lambda j: jnp.tensordot(rows.residual, j, 1), rows.jacobian)
-    diagonal, exact = (
-        fisher_adam(0.3, b1=0.0, damping=0.05),
-        optim.imaginary_time(0.3, damping=0.05),
-    )
-    found = diagonal.update(grads, diagonal.init(params), params, jacobian=rows.jacobian)[0]
-    exactly = jax.jit(
-        lambda jacobian: exact.update(grads, exact.init(params), params, jacobian=jacobian)[0]
-    )
-    flat = jnp.concatenate([rows.jacobian["b"], rows.jacobian["w"].reshape(-1, 6)], axis=1)
-    apart = (flat[:, :, None] * jnp.eye(8)[None]).reshape(-1, 8)  # an entry a row, b before w
-    close(found, exactly(apart), rtol=1e-6, atol=1e-8)
-    whole = exactly(rows.jacobian)
-    assert np.abs(whole["w"] - found["w"]).max() > 1e-2

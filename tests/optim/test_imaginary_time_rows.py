@@ -1,5 +1,7 @@
 """Rows of likelihoods and of neural quantum states against loops, and their gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -268,3 +270,33 @@ def test_arguments_that_do_not_fit_are_named(bare_errors):
         optim.wavefunction_rows(real_ansatz, spins, STATES, energies, holomorphic=True)
     with pytest.raises(ValueError, match="must fit samples"):
         optim.local_energies(real_ansatz, spins, STATES, STATES[:7, None], jnp.ones((7, 1)))
+
+
+def test_a_diagonal_metric_takes_the_step_of_fisher_adam():
+    """Rows with one entry each have a diagonal Gram matrix: there the whole metric is its diagonal.
+
+    And of any rows fisher_adam sees the diagonal alone, the same as imaginary_time sees of rows
+    that are taken apart into their entries.
+    """
+    rng = np.random.default_rng(10)
+    x, labels = jnp.asarray(rng.normal(size=(4, 3))), jnp.asarray(rng.integers(0, 2, 4))
+    params = {"w": jnp.asarray(rng.normal(size=(3, 2))), "b": jnp.zeros(2)}
+    rows = jax.jit(
+        lambda p: optim.categorical_rows(lambda p, x: x @ p["w"] + p["b"], p, x, labels)
+    )(params)
+    grads = jax.tree.map(lambda j: jnp.tensordot(rows.residual, j, 1), rows.jacobian)
+    diagonal, exact = (
+        optim.fisher_adam(0.3, b1=0.0, damping=0.05),
+        optim.imaginary_time(0.3, damping=0.05),
+    )
+    found = diagonal.update(grads, diagonal.init(params), params, jacobian=rows.jacobian)[0]
+    exactly = jax.jit(
+        lambda jacobian: exact.update(grads, exact.init(params), params, jacobian=jacobian)[0]
+    )
+    flat = jnp.concatenate([rows.jacobian["b"], rows.jacobian["w"].reshape(-1, 6)], axis=1)
+    apart = (flat[:, :, None] * jnp.eye(8)[None]).reshape(-1, 8)  # an entry a row, b before w
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8), found, exactly(apart)
+    )
+    whole = exactly(rows.jacobian)
+    assert np.abs(whole["w"] - found["w"]).max() > 1e-2

@@ -126,6 +126,15 @@ def test_a_product_gate_pays(fitted):
     assert 0.25 < float(plan.kept_fraction) < (0.38 if fitted else 0.395)
 
 
+def test_edges_are_as_wide_as_an_array_is_and_numbers_are_not():
+    with jax.enable_x64(True):
+        found = [
+            scattering.default_edges(tau, length=256).dtype
+            for tau in (0.04, np.float64(0.04), np.float32(0.04), jnp.asarray(0.04, jnp.float64))
+        ]
+    assert found == [jnp.float32, jnp.float32, jnp.float32, jnp.float64]
+
+
 def test_default_edges_pay_for_bounded_scores():
     s = jnp.asarray(np.random.default_rng(0).beta(1, 3, size=16384).astype(np.float32))
     tau = scattering.threshold_for_density(s, 0.25)
