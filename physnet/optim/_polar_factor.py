@@ -145,7 +145,7 @@ def _residual(gram: Array) -> Array:
 
 def _norm(matrix: Array) -> Array:
     """1 / |A|, without overflow; 1 for zeros."""
-    most = jnp.max(jnp.abs(matrix))
+    most = lax.stop_gradient(jnp.max(jnp.abs(matrix)))
     most = jnp.where(most == 0, jnp.ones_like(most), most)
     size = jnp.linalg.norm(matrix / most)
     return 1 / (most * jnp.where(size == 0, jnp.ones_like(size), size))

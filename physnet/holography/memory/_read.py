@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -109,7 +110,9 @@ def weigh(
     logits = jnp.einsum("...nd,...md->...nm", query, key, preferred_element_type=dtype)
     bias = jnp.log(jnp.where(mass > 0, mass, 1)).astype(dtype)
     logits = jnp.where(seen, logits * scale + bias, -jnp.inf)
-    top = jnp.max(logits, -1, keepdims=True)
+    # The derivative of a maximum looks for it among the logits; computed again in a backward pass
+    # they may differ from it by their last bit. Weights do not depend on it.
+    top = lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
     weight = jnp.exp(logits - jnp.where(top == -jnp.inf, 0, top))
     total = jnp.sum(weight, -1, keepdims=True)
     weight = (weight / jnp.where(total == 0, 1, total)).astype(query.dtype)
