@@ -63,6 +63,22 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
+def _crowded() -> bool:
+    """Whether half of the pieces of memory that Linux lets a process map are in use."""
+    try:
+        with open("/proc/sys/vm/max_map_count") as most, open("/proc/self/maps", "rb") as maps:
+            return 2 * maps.read().count(b"\n") > int(most.read())
+    except OSError:  # another system, without this bound
+        return False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Every loop of a program that JAX keeps takes a few; LLVM ends a process that has no more."""
+    if _crowded():
+        jax.clear_caches()
+
+
 @pytest.fixture
 def optimized():
     """Compile as for users: what is timed, or compared to the bit. Memory is the same either way:

@@ -5,6 +5,7 @@ no order and moves nothing.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def forward(
 ) -> tuple[jax.Array, jax.Array, Slots]:
     """Output (B, T, N, D) and lse (B, T, N) of a pass, and what its backward needs again."""
     slots = _slots(rule, x, pairs, plan)
-    kernel = _kernel(_load(name), "forward", rule)
+    kernel = _kernel(_load(name), "forward", rule, _flags())
     output, lse, *marks = kernel(*slots.tensors, slots.lists, slots.labels)
     batch, time, _, width = x.query.shape
     output = _tokens(output, plan.query_order, batch, time)[..., :width]
@@ -72,7 +73,7 @@ def backward(
         jnp.swapaxes(_in_slots(array, plan.query_order, key_heads, fill), 1, 2)
         for array, fill in ((lse, jnp.inf), (shift, 0.0))
     )
-    d_query, *rest = _kernel(_load(name), "backward", rule)(
+    d_query, *rest = _kernel(_load(name), "backward", rule, _flags())(
         *slots.tensors, d_output, lse, shift, *slots.marks, slots.lists, slots.labels
     )
     d_query = _tokens(d_query, plan.query_order, batch, time)[..., :width]
@@ -84,9 +85,16 @@ def _load(name: _dispatch.Implementation) -> Any:
     return _dispatch.load("scattering_attention", name)
 
 
+def _flags() -> str:
+    return os.environ.get("XLA_FLAGS", "")
+
+
 @functools.cache
-def _kernel(kernels: Any, function: str, rule: Rule) -> Callable[..., Any]:
-    """A raw kernel, such that vmap makes more rows of it."""
+def _kernel(kernels: Any, function: str, rule: Rule, flags: str) -> Callable[..., Any]:
+    """A raw kernel, such that vmap makes more rows of it.
+
+    It may look at XLA's flags, and JAX traces one function once: with other flags it is another.
+    """
 
     def run(*args):
         *arrays, lists, labels = args

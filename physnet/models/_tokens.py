@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from physnet import _checks
+from physnet.nn.layers import linear
 
 PRODUCT_ROWS = 4096  # longer tables cost more to multiply than to gather from
 
@@ -33,7 +34,7 @@ def embed(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         rows = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return rows.astype(dtype)
     one_hot = jax.nn.one_hot(tokens, len(table), dtype=dtype)
-    rows = jnp.einsum("btv,vw->btw", one_hot, table.astype(dtype))
+    rows = linear(one_hot, table)
     known = (tokens >= 0) & (tokens < len(table))
     return jnp.where(known[..., None], rows, jnp.asarray(jnp.nan, dtype))
 

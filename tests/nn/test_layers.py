@@ -50,6 +50,20 @@ def test_rms_norm_and_linear_against_numpy():
     assert np.isfinite(slope(np.zeros((4,)))).all()
 
 
+@pytest.mark.parametrize("members", [None, 3])
+def test_the_gradient_of_a_weight_in_16_bits_is_added_in_float32(members):
+    """One after another, ones in bfloat16 add up to no more than 256."""
+
+    def loss(w, x):
+        return layers.linear(x, w).sum(dtype=jnp.float32)
+
+    slope, lead = jax.grad(loss), ()
+    if members:
+        slope, lead = jax.vmap(slope), (members,)
+    x, w = jnp.ones((*lead, 4, 1000, 8), jnp.bfloat16), jnp.ones((*lead, 8, 3), jnp.float32)
+    np.testing.assert_array_equal(jax.jit(slope)(w, x), np.full(w.shape, 4000))
+
+
 def test_dropout_keeps_the_mean_and_its_sites_are_independent():
     x = jnp.ones((400, 50), jnp.float32)
     drop = layers.dropout(0.25, jax.random.key(0))

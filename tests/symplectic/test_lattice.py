@@ -137,7 +137,13 @@ def products(w, q, _):
     return a * b - b * jnp.where(q > 0, a, 0.3 * b) - q - 0.05 * q**3
 
 
-@pytest.mark.parametrize("force", [energy_gradient, chain, products])
+def looked_up(w, q, _):
+    """By an operation that some versions of JAX expand no earlier than they must."""
+    place = jnp.searchsorted(jnp.linspace(-1, 1, len(w) - 1, dtype=q.dtype), q)
+    return w[0, place] - q
+
+
+@pytest.mark.parametrize("force", [energy_gradient, chain, products, looked_up])
 @pytest.mark.parametrize("size", [7, 32])
 def test_the_force_has_the_same_bits_wherever_it_stands(force, size, optimized):
     """Loops of one step vanish, and their bodies lie open to the compiler, each way in its own."""
