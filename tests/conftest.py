@@ -6,6 +6,7 @@ environment runs all as users do.
 """
 
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -72,10 +73,13 @@ def _crowded() -> bool:
         return False
 
 
+_ended = itertools.count(1)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
     """Every loop of a program that JAX keeps takes a few; LLVM ends a process that has no more."""
-    if _crowded():
+    if next(_ended) % 16 == 0 and _crowded():  # to count them takes milliseconds
         jax.clear_caches()
 
 
