@@ -49,12 +49,14 @@ def runs(text: str) -> list[Run]:
 
 
 def line(text: str) -> str:
-    """What one suite's output says, with this interpreter's versions."""
-    found = re.findall(r"\b(\d+) passed\b", text)
-    if not found or re.search(r"\b\d+ (failed|errors?)\b", text.splitlines()[-1]):
+    """What the output of one run or several says together, with this interpreter's versions."""
+    ends = [end for end in text.splitlines() if re.search(r" in \d+\.\d+s\b", end)]
+    passed = [re.search(r"\b(\d+) passed\b", end) for end in ends]
+    if not all(passed) or not passed or any(re.search(r"\d+ (failed|errors?)\b", e) for e in ends):
         raise SystemExit("the suite did not pass")
+    count = sum(int(found[1]) for found in passed if found)
     jax = metadata.version("jax")
-    return f"tested: Python {platform.python_version()}, jax {jax}: {found[-1]} passed"
+    return f"tested: Python {platform.python_version()}, jax {jax}: {count} passed"
 
 
 def claimed(record: list[Run]) -> int:

@@ -202,6 +202,7 @@ def test_far_pairs_lie_beyond_the_window():
             assert (row[shown + 1] == values[place]).all()
 
 
+@pytest.mark.slow
 def test_smoke_preset_of_recall(tmp_path, monkeypatch, capsys):
     output = tmp_path / "recall.json"
     arguments = ["--preset", "smoke", "--only", "window", "--kinds", "far", "--seeds", "2"]

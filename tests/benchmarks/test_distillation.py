@@ -27,6 +27,7 @@ def report(tmp_path_factory):
     return json.loads((folder / "r.json").read_text())
 
 
+@pytest.mark.slow
 def test_smoke_measures_every_row(report):
     assert set(report["tasks"]) == {"digits", "text"}
     for task in report["tasks"].values():

@@ -4,8 +4,10 @@ import json
 import sys
 
 import memory_decoding
+import pytest
 
 
+@pytest.mark.slow
 def test_smoke_preset(tmp_path, monkeypatch, capsys):
     output = tmp_path / "out.json"
     arguments = ["memory_decoding.py", "--preset", "smoke", "--output", str(output)]

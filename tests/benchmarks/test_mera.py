@@ -31,6 +31,7 @@ def report(tmp_path_factory):
     return json.loads((folder / "r.json").read_text())
 
 
+@pytest.mark.slow
 def test_smoke_measures_every_way(report):
     rows = {row["way"]: row for row in report["compression"]}
     assert set(rows) == set(WAYS)
@@ -84,6 +85,7 @@ class Text:
         return "of these characters"
 
 
+@pytest.mark.slow
 def test_a_window_is_continued_from_the_keys_and_values_given(tmp_path):
     settings = dataclasses.replace(SMOKE, window=8, model_steps=15)
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):

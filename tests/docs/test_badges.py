@@ -61,15 +61,25 @@ def test_ci_runs_all_tests_on_these_versions(record):
     assert [found[0] for found in newest] == [run.minor for run in record[1:]]
 
 
+def test_ci_runs_the_slow_tests_too():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    tested = re.search(r"^tested\(\) \{(.*?)^\}", script, re.MULTILINE | re.DOTALL)[1]
+    assert '"$python" -m pytest -n 2 -m slow' in tested
+
+
 def test_a_line_comes_from_a_suite_that_passed(badges):
     said = badges.line("..s.\n===== 2 skipped, 4321 passed in 9.87s =====\n")
     (run,) = badges.runs(f"=== step\n{said}\n   12 s  step\n")
     assert run.passed == 4321
+    (run,) = badges.runs(badges.line("4000 passed in 9.00s (0:01:30)\n== 321 passed in 1.20s ==\n"))
+    assert run.passed == 4321
     for bad in (
         "",
         "no tests ran in 0.01s",
-        "== 1 failed, 4320 passed in 9s ==",
-        "== 4 passed, 1 error ==",
+        "== 1 failed, 4320 passed in 9.87s ==",
+        "== 4 passed, 1 error in 1.00s ==",
+        "== 1 failed, 4320 passed in 9.87s ==\n== 4 passed in 0.10s ==",
+        "== 4320 passed in 9.87s ==\n== 4 errors in 0.10s ==",
     ):
         with pytest.raises(SystemExit):
             badges.line(bad)

@@ -24,6 +24,7 @@ def report(tmp_path_factory):
     return json.loads((folder / "r.json").read_text())
 
 
+@pytest.mark.slow
 def test_smoke_runs_every_method_within_its_budget(report):
     rows = {row["method"]: row for row in report["rows"]}
     assert set(rows) == set(methods.METHODS)

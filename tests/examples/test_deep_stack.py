@@ -151,6 +151,7 @@ def test_delays_hand_back_what_was():
     assert pipeline.units_per_step("stale", 8) == 3
 
 
+@pytest.mark.slow
 def test_pipelines_without_delay_and_with():
     """Delay 0 is synchronous training; slowed by it, too; a late stage rests until news arrive."""
     recipe = training.Recipe(2, 16, 1)

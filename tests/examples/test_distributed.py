@@ -113,6 +113,7 @@ def losses(folder):
     return [(record["kind"], record["step"], record["loss"]) for record in map(json.loads, lines)]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(both, tmp_path):
     ended, folder = both
     for out, err, _ in ended:

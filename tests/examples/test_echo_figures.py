@@ -6,6 +6,7 @@ import echo as example
 import pytest
 
 
+@pytest.mark.slow
 def test_it_reproduces_the_laws_of_the_errors(tmp_path, monkeypatch, capsys):
     picture, results = tmp_path / "new" / "p.png", tmp_path / "new" / "r.json"
     arguments = ["--size", "3", "--steps", "50", "100", "--seeds", "1", "--epsilons", "7"]

@@ -24,6 +24,7 @@ def run(tmp_path_factory):
     return json.loads(results.read_text()), picture
 
 
+@pytest.mark.slow
 def test_curves_fall_and_the_greedy_one_lies_below(run):
     report, picture = run
     assert picture.read_bytes().startswith(b"\x89PNG")

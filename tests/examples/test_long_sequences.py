@@ -81,6 +81,7 @@ def test_a_feature_that_is_the_same_in_all_has_a_finite_slope():
     assert np.isfinite(np.asarray(slope)).all()
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_and_the_others_learn(waves):
     recipe = training.Recipe(updates=12)
     before = training.start(waves, MODEL, 2)
@@ -118,6 +119,7 @@ def test_the_rate_is_chosen_on_halves_of_the_training_part(waves, monkeypatch):
     assert len(series.train.y) + len(series.test.y) == len(waves.train.y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 def test_gradients_of_a_classifier_agree(waves, kind):
     model = Model(kind, 2, 4, 2, 3, windows=(8, 0))
@@ -128,6 +130,7 @@ def test_gradients_of_a_classifier_agree(waves, kind):
     assert found["finite"]["cosine_least"] > 0.99
 
 
+@pytest.mark.slow
 def test_a_run_writes_rows_and_keeps_them(tmp_path, monkeypatch, capsys):
     files = ["--results", str(tmp_path / "new" / "r.json"), "--output", str(tmp_path / "p.png")]
     smoke = ["long_sequences.py", "--preset", "smoke", *files]

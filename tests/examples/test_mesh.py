@@ -81,6 +81,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_what_one_device_learns_whichever_mesh_begins_or_resumes(on_devices):
     assert on_devices(BEGIN + CHECKPOINTS, 8) == "equal"
 

@@ -130,6 +130,7 @@ def broken(model):
     return Evaluator()
 
 
+@pytest.mark.slow
 def test_an_ensemble_and_its_student_resume_to_the_bit(tmp_path):
     def digests(folder, evaluators):
         found = []
@@ -207,6 +208,7 @@ def finished(short, tmp_path_factory):
     return settings, folder
 
 
+@pytest.mark.slow
 def test_the_options_add_their_rows(finished):
     settings, folder = finished
     report = json.loads((folder / "report.json").read_text())
@@ -261,6 +263,7 @@ def test_gains_are_read_off_a_curve():
     assert refinement.gains(curve, curve[1]) == {"nats": 0.0, "pairs": 0.0}
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_of_the_comparison(finished, tmp_path):
     shutil.copytree(finished[1] / "bk-ensemble", tmp_path / "bk-ensemble")  # trained already
     arguments = refinement.command_line(["--preset", "smoke", "--directory", str(tmp_path)])

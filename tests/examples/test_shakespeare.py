@@ -148,6 +148,7 @@ def test_ablate_has_a_row_for_each_mechanism_at_equal_parameters(mixer):
     assert max(sizes) / min(sizes) < 1.02  # each within 1% of the transformer
 
 
+@pytest.mark.slow
 def test_the_ablations_learn_too(others):
     report, _ = others
     rows = {row["name"]: row for row in report["rows"]}
@@ -162,6 +163,7 @@ def test_the_ablations_learn_too(others):
     is_gated(rows["bk-attention"])
 
 
+@pytest.mark.slow
 def test_a_row_with_experts_shows_who_takes_what(others):
     report, folder = others
     row = report["rows"][0]

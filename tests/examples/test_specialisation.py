@@ -97,6 +97,7 @@ def test_too_short_a_text_is_refused(wordnet):
         classed.glosses(wordnet, vocab_size=9, train=60, held=1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["hyperbolic", "dense"])
 def test_the_library_s_model_is_one_of_them(rule):
     mine = CONFIG if rule == "hyperbolic" else dataclasses.replace(CONFIG, layers=2)
@@ -112,6 +113,7 @@ def test_the_library_s_model_is_one_of_them(rule):
     np.testing.assert_allclose(*both(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_flat_centroids_are_placed_and_moved():
     params = jax.jit(lambda: mixtures.init("euclidean", CONFIG, jax.random.key(0)))()
     start = params["layers"]["route"]["centroids"]

@@ -126,6 +126,7 @@ def test_ties_count_against_the_ancestor():
     assert wordnet.scores(on_a_line(0.0, 0.5, 0.5, -0.5), pairs) == (3.0, 1 / 3)
 
 
+@pytest.mark.slow
 def test_training_finds_the_families(families, tmp_path):
     count, pairs = len(families.names), families.pairs
     assert (count, len(pairs)) == (31, 54)

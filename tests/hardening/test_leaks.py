@@ -19,6 +19,7 @@ def endurance():
     return endurance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["training step", "memory append", "particles"])
 def test_steps_leave_nothing_behind(endurance, work):
     with jax.enable_x64(False):

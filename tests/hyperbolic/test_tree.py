@@ -40,6 +40,7 @@ def check(centroids, points, found, curvature=1.0, tolerance=1e-3):
     assert all(len(set(row)) == k for row in np.asarray(found.index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [4, 16])
 def test_few_distances_on_a_hierarchy(dim):
     centroids, points = hierarchy(16384, dim, tokens=256)

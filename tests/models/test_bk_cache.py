@@ -109,6 +109,7 @@ def test_bad_arguments_of_generate_are_named(bare_errors):
         bk_core.generate(CONFIG, params, tokens(), 3, key=key, temperature=-1.0)
 
 
+@pytest.mark.slow
 def test_long_sequences_over_blocks_are_causal_and_decode_alike():
     config = SHALLOW
     params = lively(config)

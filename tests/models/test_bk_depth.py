@@ -231,6 +231,7 @@ def jacobians():
     return params, np.asarray(run(params), np.float64)
 
 
+@pytest.mark.slow
 def test_probes_find_the_traces_of_dense_jacobians():
     params, jacobian = jacobians()
     d = jacobian.shape[-1]
@@ -246,6 +247,7 @@ def test_probes_find_the_traces_of_dense_jacobians():
     assert (np.abs(np.asarray(found) - rho[0]) < spread).all()
 
 
+@pytest.mark.slow
 def test_the_isometry_penalty_is_unbiased_and_differentiable():
     params, jacobian = jacobians()
     d = jacobian.shape[-1]

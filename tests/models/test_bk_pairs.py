@@ -172,9 +172,14 @@ def one_program_at_a_time():
     run.clear_cache()
 
 
-@pytest.mark.parametrize(
-    "row", list(map(row_of, ROWS)), ids=lambda row: "-".join(map(label, row.values()))
-)
+def rows():
+    """Three by every run of the tests, all by those of the slow ones."""
+    for number, row in enumerate(map(row_of, ROWS)):
+        marks = pytest.mark.slow if number >= 3 else ()
+        yield pytest.param(row, id="-".join(map(label, row.values())), marks=marks)
+
+
+@pytest.mark.parametrize("row", rows())
 def test_a_configuration_trains_is_causal_and_decodes_as_it_computes(row):
     config = config_of(row)
     static = config, row["dtype"], row["penalty"], row["piece"]
@@ -208,6 +213,7 @@ def test_a_configuration_trains_is_causal_and_decodes_as_it_computes(row):
         assert np.median(apart) < 0.02 * scale
 
 
+@pytest.mark.slow
 def test_the_penalty_has_a_gradient_through_what_replaces_the_gate_and_the_feed_forward():
     first = {name: values[0] for name, values in OPTIONS.items()}
     config = config_of(first | {"memory": SMALL, "experts": (4, 1), "reversible": True})

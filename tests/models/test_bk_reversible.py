@@ -60,6 +60,7 @@ def test_values_and_gradients_are_those_of_stored_activations(name):
         np.testing.assert_allclose(ours, theirs, atol=5e-4 * float(np.abs(theirs).max()) + 1e-7)
 
 
+@pytest.mark.slow
 def test_sixteen_bits():
     config, params = model()
     (_, logits), gradient = value_and_gradient(config, params, TOKENS, dtype=jnp.bfloat16)
@@ -98,6 +99,7 @@ def test_what_the_lattice_cannot_hold_gives_nan():
         assert np.isnan(found).all()
 
 
+@pytest.mark.slow
 def test_gradients_can_jump_too_and_blocks_can_be_probed():
     config, params = model()
     plain = value_and_gradient(config, params, TOKENS)[1]

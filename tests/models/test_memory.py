@@ -60,6 +60,7 @@ def test_pieces_give_the_logits_of_the_whole(name):
     assert float(jnp.abs(dense - whole).max()) > 1e-3  # it is another attention
 
 
+@pytest.mark.slow
 def test_with_quantised_entries_and_a_reversible_stack():
     own = dataclasses.replace(SMALL, bits=4)
     config = dataclasses.replace(BK, layers=2, reversible=True, memory=own)
@@ -80,6 +81,7 @@ def test_no_logit_depends_on_a_later_token(name):
     assert float(jnp.abs(later[:, 39] - whole[:, 39]).max()) > 0
 
 
+@pytest.mark.slow
 @models
 def test_it_trains(name):
     config, params, apply, *_ = MODELS[name]()
