@@ -7,6 +7,7 @@ to the levels.
 Shapes: B batch, T time, W width, N heads, D = W / N.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,8 @@ def apply(
     _checks.instance("config", config, memory.Config)
     query, key, value, mass, threshold = _heads_first(params, x, score, 0, rotary_base)
 
+    rotate = _rotation(_checks.number("rotary_base", rotary_base))
+
     def head(query, key, value, mass, threshold):
         return memory.attention(
             query,
@@ -164,7 +167,7 @@ def apply(
             mass,
             config=config,
             threshold=threshold,
-            rotate=_rotation(rotary_base),
+            rotate=rotate,
         )
 
     y = jax.vmap(jax.vmap(head), (0, 0, 0, 0, None))(query, key, value, mass, threshold)
@@ -222,10 +225,10 @@ def extend(
             f"got {(*lead, found)}"
         )
 
+    rotate = _rotation(_checks.number("rotary_base", rotary_base))
+
     def head(held, query, key, value, mass, threshold):
-        return memory.decode(
-            query, held, key, value, mass, threshold=threshold, rotate=_rotation(rotary_base)
-        )
+        return memory.decode(query, held, key, value, mass, threshold=threshold, rotate=rotate)
 
     y, held = over_heads(head, held, *parts)
     return _written(params, y), held
@@ -237,6 +240,7 @@ def _written(params: Params, y: Array) -> Array:
     return linear(y.reshape(*y.shape[:2], -1), params["out"])
 
 
+@functools.lru_cache(maxsize=16)  # one function a base: compiled programs are found by it
 def _rotation(base: float) -> Callable[[Array, Array], Array]:
     """`layers.rotary` of keys (m, D) at the tokens nearest to their positions (m,)."""
 

@@ -157,3 +157,17 @@ def test_arguments_of_pieces_that_do_not_fit_are_named(bare_errors):
     for call, said in cases:
         with pytest.raises(ValueError, match=re.escape(said)):
             call()
+
+
+def test_calls_outside_jit_compile_attention_through_a_memory_once(caplog):
+    config = holography.memory.Config(window=2, block=2, sinks=0, landmarks=0, levels=1)
+    params = jax.jit(lambda key: attention.init(key, 8, heads=2))(jax.random.key(0))
+    held = memory.init(config, batch=1, heads=2, head_dim=4)
+    seen = []
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for _ in range(2):
+            caplog.clear()
+            _, held = memory.extend(params, jnp.ones((1, 1, 8)), jnp.ones((1, 1, 2)), held)
+            seen.append(sum("Compiling" in line for line in caplog.messages))
+    assert seen[0] > 0
+    assert seen[1] == 0
