@@ -112,7 +112,7 @@ def forward(
 
 
 def _read(config: BKCoreConfig, layer: Any, x: jax.Array, key: jax.Array):
-    h = rms_norm(x, layer["norm_mixer"])
+    h = rms_norm(x, scale=layer["norm_mixer"])
     position = jnp.arange(x.shape[1], dtype=jnp.int32)
     parts = gated.project(layer["attention"], h, position, rotary_base=config.rotary_base)
     if not config.mixer:
@@ -132,12 +132,12 @@ def attend(parts: gated.Projected, bias: jax.Array) -> tuple[jax.Array, jax.Arra
 def _write(layer: Any, x: jax.Array, parts: gated.Projected, mixed: jax.Array, bias: jax.Array):
     y, weights = attend(parts, bias)
     x = x + mixed + linear(y.reshape(x.shape), layer["attention"]["out"])
-    hidden = jax.nn.relu(linear(rms_norm(x, layer["norm_mlp"]), layer["mlp"]["up"]))
+    hidden = jax.nn.relu(linear(rms_norm(x, scale=layer["norm_mlp"]), layer["mlp"]["up"]))
     return x + linear(jnp.square(hidden), layer["mlp"]["down"]), weights
 
 
 def _readout(token: jax.Array, norm: jax.Array, x: jax.Array) -> jax.Array:
-    return linear(rms_norm(x, norm), token.T).astype(jnp.float32)
+    return linear(rms_norm(x, scale=norm), token.T).astype(jnp.float32)
 
 
 def openness(config: BKCoreConfig, layer: Any, context: Context) -> jax.Array:

@@ -111,7 +111,7 @@ def apply(
     experts, balances, layers = [], [], []
     for index in range(config.layers):
         layer = jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"])
-        h = rms_norm(x, layer["norm_mixer"])
+        h = rms_norm(x, scale=layer["norm_mixer"])
         mixed = mixer.apply(layer["mixer"], h, groups=config.heads)
         if calibrate:
             layer["attention"] = attention.calibrate(
@@ -129,7 +129,7 @@ def apply(
             rotary_base=config.rotary_base,
         )
         x = x + mixed.output + attended
-        h = rms_norm(x, layer["norm_mlp"]).reshape(-1, config.width)
+        h = rms_norm(x, scale=layer["norm_mlp"]).reshape(-1, config.width)
         if place is not None and "centroids" in layer.get("route", {}):
             found = _placed(rule, layer, h, jax.random.fold_in(place, index))
             found = jnp.where(due, found, layer["route"]["centroids"])
@@ -142,7 +142,7 @@ def apply(
         x = x + moe.apply(h, routing, expert_fn, layer["mlp"]).reshape(x.shape)
         experts.append(routing.expert[:, 0].reshape(tokens.shape))
         balances.append(balance)
-    logits = jnp.einsum("btw,vw->btv", rms_norm(x, params["norm"]), params["token"])
+    logits = jnp.einsum("btw,vw->btv", rms_norm(x, scale=params["norm"]), params["token"])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     return Passed(
         logits,

@@ -3,6 +3,7 @@
 Shapes: B batch, T time, W width, N heads, D = W / N, H chains of the Hamiltonian.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,21 +13,28 @@ from jaxtyping import Array, Float, Int
 
 from physnet import _checks, _dispatch, scattering
 from physnet.attention import scattering_attention
+from physnet.nn import _arguments
 from physnet.nn.layers import linear, rms_norm, rotary
 
 Params = dict[str, Any]
 
-CEILING_QUANTILE = 0.95
+_CEILING_QUANTILE = 0.95
 # The threshold for a density equals a product of the sample. Rounding must not decide that pair.
-OFF_THE_TIE = 1 + 2.0**-12
+_OFF_THE_TIE = 1 + 2.0**-12
 
 
 class Projected(NamedTuple):
-    """Queries, keys and values (B, T, N, D) of a piece of sequence."""
+    """Queries, keys and values of a piece of sequence.
 
-    query: jax.Array
-    key: jax.Array
-    value: jax.Array
+    Attributes:
+        query: (B, T, N, D).
+        key: (B, S, N, D); of `project` S = T.
+        value: (B, S, N, D).
+    """
+
+    query: Float[Array, "B T N D"]
+    key: Float[Array, "B S N D"]
+    value: Float[Array, "B S N D"]
 
 
 def init(
@@ -49,8 +57,18 @@ def init(
         soft_gate: also learn a weight of log score in the attention logits (N,), from 0.
         output_deviation: of the projection back to the residual stream.
 
+    Returns:
+        qkv (W, 3 W), out (W, W), ceiling and threshold (N,) and, if asked for, soft_gate (N,).
+
     Raises:
-        ValueError: width is not a multiple of 2 * heads.
+        ValueError: width is not a multiple of 2 * heads, or a number is below 1.
+        TypeError: A number is not a static int, or key not a random key.
+
+    Example:
+        >>> import jax
+        >>> params = init(jax.random.key(0), 16, heads=2, soft_gate=True)
+        >>> params["qkv"].shape, *(params[name].shape for name in ("ceiling", "soft_gate"))
+        ((16, 48), (2,), (2,))
     """
     heads, width = _checks.positive_int("heads", heads), _checks.positive_int("width", width)
     key = _checks.key("key", key)
@@ -79,10 +97,19 @@ def score(params: Params, openness: Float[Array, "B T H"]) -> Float[Array, "B T 
         (B, T, N) in [0, 1].
 
     Raises:
-        ValueError: H is not a multiple of N.
+        ValueError: openness has another rank, or H is not a multiple of N.
+        TypeError: openness is not real floating-point, params no dict.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = init(jax.random.key(0), 16, heads=2) | {"ceiling": jnp.array([0.5, 1.0])}
+        >>> print(score(params, jnp.array([[[0.1, 0.3, 0.2, 0.6], [0.9, 0.7, 1.0, 0.8]]])))
+        [[[0.4 0.4]
+          [1.  0.9]]]
     """
-    heads = _heads(params, openness)
-    mean = jnp.mean(openness.reshape(*openness.shape[:-1], heads, -1), -1)
+    openness = _checks.real("openness", openness)
+    heads, each = _heads(params, openness)
+    mean = jnp.mean(openness.reshape(*openness.shape[:-1], heads, each), -1)
     ceiling = jax.lax.stop_gradient(params["ceiling"])
     return jnp.minimum(mean / ceiling[None, None], 1.0)
 
@@ -99,8 +126,23 @@ def project(
         rotary_base: as in `layers.rotary`.
 
     Returns:
-        `Projected`, each (B, T, N, D).
+        `Projected`, each (B, T, N, D), in the dtype of x.
+
+    Raises:
+        ValueError: shapes that do not fit, a base that is not positive and finite.
+        TypeError: x is not real floating-point, position not integers, params no dict.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = init(jax.random.key(0), 16, heads=2)
+        >>> x = jax.random.normal(jax.random.key(1), (3, 5, 16))
+        >>> parts = project(params, x, jnp.arange(5), rotary_base=1000.0)
+        >>> parts.query.shape, f"{jnp.mean(parts.query**2):.2f}"
+        ((3, 5, 2, 8), '1.00')
     """
+    x = _arguments.sequence(params, x)
+    if not 0 < _checks.number("rotary_base", rotary_base) < math.inf:
+        raise ValueError(f"rotary_base must be positive and finite, got {rotary_base}")
     heads, width = params["ceiling"].shape[0], params["qkv"].shape[1] // 3
     shape = (*x.shape[:-1], 3 * heads, width // heads)
     q, k, v = jnp.split(linear(x, params["qkv"]).reshape(shape), 3, axis=-2)
@@ -108,7 +150,9 @@ def project(
     return Projected(q, k, v)
 
 
-def softened(params: Params, x: Projected, key_score: Array) -> tuple[Projected, float]:
+def softened(
+    params: Params, x: Projected, key_score: Float[Array, "B S N"]
+) -> tuple[Projected, float]:
     """The projections with the soft gate's channel, and the scale of their products.
 
     One more channel, sqrt(D) beta against log s_j, adds beta log s_j to the logits, so that the
@@ -120,9 +164,40 @@ def softened(params: Params, x: Projected, key_score: Array) -> tuple[Projected,
         key_score: s (B, S, N).
 
     Returns:
-        The projections, with D + 1 channels where there is a soft gate, and the scale 1 / sqrt(D).
+        The projections, with D + 1 channels where there is a soft gate, and the scale 1 / sqrt(D)
+        for `attention.scattering_attention`, of whose result the last channel is then 0.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        TypeError: an array is not real floating-point, x not `Projected`, params no dict.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = init(jax.random.key(0), 16, heads=2) | {"soft_gate": jnp.array([1.0, 0.0])}
+        >>> x = jax.random.normal(jax.random.key(1), (1, 3, 16))
+        >>> plain = project(params, x, jnp.arange(3), rotary_base=1000.0)
+        >>> soft, scale = softened(params, plain, jnp.full((1, 3, 2), 0.5))
+        >>> logits = lambda parts: scale * jnp.einsum("btnd,bsnd->nts", parts.query, parts.key)
+        >>> change = logits(soft) - logits(plain)
+        >>> bool(jnp.allclose(change[0], jnp.log(0.5), atol=1e-5)), float(abs(change[1]).max())
+        (True, 0.0)
     """
-    size = x.query.shape[-1]
+    _checks.instance("params", params, Mapping)
+    _checks.instance("x", x, Projected)
+    query, key, value = (
+        _checks.real(f"x.{name}", part) for name, part in zip(x._fields, x, strict=True)
+    )
+    x = Projected(query, key, value)
+    like = (*query.shape[:1], *key.shape[1:2], *query.shape[2:])
+    if query.ndim != 4 or key.shape != like or value.shape != like:
+        raise ValueError(
+            "x must have a query (B, T, N, D), key and value (B, S, N, D), "
+            f"got {query.shape}, {key.shape} and {value.shape}"
+        )
+    key_score = _checks.real("key_score", key_score)
+    if key_score.shape != key.shape[:-1]:
+        raise ValueError(f"key_score must have shape {key.shape[:-1]}, got {key_score.shape}")
+    size = query.shape[-1]
     if "soft_gate" not in params:
         return x, size**-0.5
     slope = params["soft_gate"][None, None] * size**0.5
@@ -163,13 +238,27 @@ def apply(
         schedule, axis_name, implementation: as in `attention.scattering_attention`.
 
     Returns:
-        (B, T, W). Its gradient reaches the score only through the soft gate.
+        (B, T, W), in the dtype of x. Its gradient reaches the score only through the soft gate.
+
+    Raises:
+        ValueError: shapes that do not fit, or as `attention.scattering_attention` and `project`.
+        TypeError: x or score is not real floating-point, params no dict.
+        NotImplementedError: As `attention.scattering_attention`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from physnet.nn import mixer
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> chains = mixer.hamiltonian(keys[0], 16, heads=4)
+        >>> params, x = init(keys[1], 16, heads=2), jax.random.normal(keys[2], (1, 24, 16))
+        >>> openness = jax.jit(lambda x: mixer.apply(chains, x).openness)(x)
+        >>> params = calibrate(params, openness, density=0.5, local_window=4)
+        >>> run = jax.jit(lambda x: apply(params, x, score(params, openness), local_window=4))
+        >>> y, moved = run(x), run(x.at[:, 9].set(0.0))
+        >>> y.shape, bool(jnp.all(y[:, :9] == moved[:, :9]))
+        ((1, 24, 16), True)
     """
-    _checks.instance("params", params, Mapping)
-    x, score = _checks.real("x", x), _checks.real("score", score)
-    width = params["qkv"].shape[0]
-    if x.ndim != 3 or 0 in x.shape or x.shape[2] != width:
-        raise ValueError(f"x must have shape (B, T, {width}) with B, T >= 1, got {x.shape}")
+    x, score = _arguments.scored(params, x, score)
     time = x.shape[1]
     position = jnp.arange(time, dtype=jnp.int32)
     if axis_name is not None:
@@ -209,35 +298,49 @@ def calibrate(
         The parameters with ceiling and threshold replaced.
 
     Raises:
-        ValueError: density is outside [0, 1], or H is not a multiple of N.
+        ValueError: density is outside [0, 1], openness is empty or has another rank, or H is not a
+            multiple of N.
+        TypeError: openness is not real floating-point, params no dict, or an option no number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from physnet import scattering
+        >>> openness = jax.random.uniform(jax.random.key(1), (1, 40, 4), jnp.float32)
+        >>> params = init(jax.random.key(0), 16, heads=2)
+        >>> params = calibrate(params, openness, density=0.4, local_window=0)
+        >>> found = score(params, openness)[0].T
+        >>> kept = scattering.pair_gate(found, found, params["threshold"])
+        >>> [f"{share:.2f}" for share in kept[:, jnp.tri(40, dtype=bool)].mean(1)]
+        ['0.40', '0.40']
     """
     if not 0.0 <= _checks.number("density", density) <= 1.0:
         raise ValueError(f"density must be in [0, 1], got {density}")
-    _checks.instance("params", params, Mapping)
     local_window = _checks.positive_int("local_window", local_window, minimum=0)
     openness = _checks.real("openness", openness)
-    if openness.ndim != 3 or 0 in openness.shape:
-        raise ValueError(f"openness must have shape (B, T, H), not empty, got {openness.shape}")
-    heads = _heads(params, openness)
+    heads, each = _heads(params, openness)
+    if not openness.size:
+        raise ValueError(f"openness must not be empty, got shape {openness.shape}")
     time = openness.shape[1]
     pairs = time * (time + 1) / 2
     near = min(local_window, time)
     band = near * time - near * (near - 1) / 2
     beyond = min(1.0, max(0.0, density * pairs - band) / max(pairs - band, 1.0))
     openness = jax.lax.stop_gradient(openness)
-    mean = jnp.mean(openness.reshape(-1, heads, openness.shape[-1] // heads), -1)
-    ceiling = jnp.maximum(jnp.quantile(mean, CEILING_QUANTILE, axis=0), 1e-6)
+    mean = jnp.mean(openness.reshape(-1, heads, each), -1)
+    ceiling = jnp.maximum(jnp.quantile(mean, _CEILING_QUANTILE, axis=0), 1e-6)
     pooled = jnp.minimum(mean / ceiling[None], 1.0).T
-    threshold = scattering.threshold_for_density(pooled, beyond) * OFF_THE_TIE
+    threshold = scattering.threshold_for_density(pooled, beyond) * _OFF_THE_TIE
     found = {"ceiling": ceiling, "threshold": threshold}
     return params | {name: x.astype(params[name].dtype) for name, x in found.items()}
 
 
-def _heads(params: Params, openness: Array) -> int:
+def _heads(params: Params, openness: Array) -> tuple[int, int]:
+    """N, and the chains of each head."""
+    _checks.instance("params", params, Mapping)
     heads = params["ceiling"].shape[0]
-    if openness.shape[-1] % heads:
+    if openness.ndim != 3 or not openness.shape[2] or openness.shape[2] % heads:
         raise ValueError(
-            f"openness must have a multiple of {heads} heads on its last axis, "
-            f"got shape {openness.shape}"
+            f"openness must have shape (B, T, H), H a multiple of {heads} heads on its last axis, "
+            f"got {openness.shape}"
         )
-    return heads
+    return heads, openness.shape[2] // heads

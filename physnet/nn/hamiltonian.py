@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from physnet import _checks, _varying
+from physnet._dtypes import accurate
 from physnet.nn import _oscillators, _rotations
 from physnet.nn._oscillators import Gradient as _Gradient
-from physnet.nn.layers import accurate, linear
+from physnet.nn.layers import linear
 
 Params = dict[str, Any]
 

@@ -11,17 +11,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet import _checks, _dispatch, greens
-from physnet.nn.layers import linear, rms_norm
+from physnet.nn.layers import Drop, linear, rms_norm
 
 Params = dict[str, Any]
 
 
 class Mixed(NamedTuple):
-    """What a mixer gives: its output, how open each site is, and the state to go on from."""
+    """What a mixer gives: its output, how open each site is, and the state to go on from.
 
-    output: jax.Array  # (..., T, W)
-    openness: jax.Array  # (..., T, H) in [0, 1]
-    state: greens.PropagateState  # green (..., H), amplitude (..., H, C)
+    Attributes:
+        output: (..., T, W).
+        openness: (..., T, H) in [0, 1].
+        state: Green's function (..., H) and amplitude (..., H, C) of the last site.
+    """
+
+    output: Float[Array, "*b T W"]
+    openness: Float[Array, "*b T H"]
+    state: greens.PropagateState
 
 
 def init(
@@ -48,7 +54,14 @@ def init(
         The parameters of `hamiltonian`, and source, gate and out (W, W) and norm (W,).
 
     Raises:
-        ValueError: width is not a multiple of 2 H.
+        ValueError: width is not a multiple of 2 H, or a number is below 1.
+        TypeError: A number is not a static int, or key not a random key.
+
+    Example:
+        >>> import jax
+        >>> params = init(jax.random.key(0), 32, heads=4)
+        >>> {name: leaf.shape for name, leaf in params.items() if leaf.shape != (32, 32)}
+        {'potential': (32, 4), 'potential_bias': (4,), 'log_eta': (4,), 'norm': (32,)}
     """
     heads, width = _checks.positive_int("heads", heads), _checks.positive_int("width", width)
     key = _checks.key("key", key)
@@ -78,6 +91,17 @@ def hamiltonian(
 
     Returns:
         potential (W, H), potential_bias (H,), log_eta (H,) and, if learned, log_hopping (H,).
+
+    Raises:
+        ValueError: A number is below 1.
+        TypeError: A number is not a static int, or key not a random key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = hamiltonian(jax.random.key(0), 6, heads=3)
+        >>> mixed = apply(params, jnp.ones((5, 6)), groups=1)
+        >>> mixed.openness.shape, float(abs(mixed.output).max())
+        ((5, 3), 0.0)
     """
     heads, width = _checks.positive_int("heads", heads), _checks.positive_int("width", width)
     spread = jnp.linspace(0.0, 1.0, heads, dtype=jnp.float32)
@@ -98,7 +122,7 @@ def apply(
     *,
     state: greens.PropagateState | None = None,
     groups: int = 4,
-    drop: Any = None,
+    drop: Drop | None = None,
     axis_name: str | None = None,
     implementation: _dispatch.Implementation | None = None,
 ) -> Mixed:
@@ -119,7 +143,7 @@ def apply(
         x: (..., T, W). bfloat16 is mixed in float32.
         state: what an earlier piece of the sequence returned; None at its start.
         groups: the waves are normalised in this many groups of channels.
-        drop: a function drop(array, site) for dropout on potentials (0) and sources (1).
+        drop: a function of `layers.dropout`, used on potentials (site 0) and sources (1).
         axis_name: the mesh axis that the sequence is split over, as in `greens.propagate`.
         implementation: as in `greens.propagate`.
 
@@ -128,7 +152,8 @@ def apply(
 
     Raises:
         ValueError: an empty sequence, a width other than that of the parameters, or one that
-            `groups` does not divide.
+            `groups` does not divide; a state of other shapes.
+        TypeError: x is not real floating-point, params no dict, state no `PropagateState`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -143,14 +168,16 @@ def apply(
     """
     _checks.instance("params", params, Mapping)
     x, groups = _checks.real("x", x), _checks.positive_int("groups", groups)
-    width = params["potential"].shape[0]
+    width, heads = params["potential"].shape
     if x.ndim < 2 or x.shape[-2] == 0 or x.shape[-1] != width:
         raise ValueError(f"x must have shape (..., T >= 1, {width}), got {x.shape}")
     channels = params["source"].shape[1] if "source" in params else width
     if channels % groups:
         raise ValueError(f"groups must divide the width {channels}, got {groups}")
+    if state is not None:
+        each = channels // (2 * heads) if "source" in params else 0
+        _check_state(state, (*x.shape[:-2], heads), each)
     onsite = linear(x, params["potential"]).astype(jnp.float32)
-    heads = onsite.shape[-1]
     if drop is not None:
         onsite = drop(onsite, 0)
     onsite = onsite + _row(params["potential_bias"], onsite.ndim)
@@ -194,6 +221,15 @@ def apply(
     wave = rms_norm(wave).reshape(*x.shape[:-1], channels) * _row(params["norm"], x.ndim)
     wave = wave.astype(x.dtype) * jax.nn.silu(linear(x, params["gate"]))
     return Mixed(linear(wave, params["out"]), _openness(green, eta), behind)
+
+
+def _check_state(state: greens.PropagateState, chains: tuple[int, ...], each: int) -> None:
+    _checks.instance("state", state, greens.PropagateState)
+    shapes = (chains, (*chains, each))
+    for name, found, shape in zip(state._fields, state, shapes, strict=True):
+        found = _checks.inexact(f"state.{name}", found)
+        if found.shape != shape:
+            raise ValueError(f"state.{name} must have shape {shape}, got {found.shape}")
 
 
 def _openness(green: jax.Array, eta: jax.Array) -> jax.Array:

@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from physnet import _checks, holography
+from physnet._dtypes import accurate
 from physnet.nn._module import ParamsModule
-from physnet.nn.layers import accurate, linear
+from physnet.nn.layers import linear
 
 Params = dict[str, Any]
 

@@ -61,13 +61,13 @@ def test_what_is_left_out_or_added_is_all_that_differs(mixer):
 
 @pytest.mark.parametrize(("block", "density"), [(32, 0.4), (256, 0.25), (2048, 0.4)])
 def test_a_window_and_a_memory_of_equal_share(block, density):
-    from physnet.nn import memory
+    from physnet.models import _memory
 
     near = ablations.window(block, density)
     band = np.subtract.outer(np.arange(block), np.arange(block))
     share = ((band >= 0) & (band < near)).sum() / (block * (block + 1) / 2)
     assert share == pytest.approx(density, abs=0.5 / block + 0.01)
-    assert memory.share(ablations.small_memory(block, density), block) == pytest.approx(share)
+    assert _memory.share(ablations.small_memory(block, density), block) == pytest.approx(share)
 
 
 def made(nats):

@@ -105,7 +105,7 @@ def _part(module: str) -> str:
 
 def _rank(part: str) -> int:
     """Imports go to a lower rank, or stay in it."""
-    shared, foundations = ("_checks", "_dispatch", "_varying"), ("greens", "hyperbolic")
+    shared, foundations = ("_checks", "_dispatch", "_dtypes", "_varying"), ("greens", "hyperbolic")
     if part in shared:
         return 0
     if part in foundations:

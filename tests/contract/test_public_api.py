@@ -60,6 +60,10 @@ PUBLIC = {
     "physnet.teleport": "scan gradients",
     "physnet.nn": "ResolventMixer ScatteringAttention ParamsModule Calibrated WittenLayer "
     "attention hamiltonian layers memory mera mixer witten",
+    "physnet.nn.layers": "linear rms_norm rotary dropout",
+    "physnet.nn.mixer": "init hamiltonian apply Mixed",
+    "physnet.nn.attention": "init score project softened apply calibrate Projected",
+    "physnet.nn.memory": "init apply extend over_heads",
     "physnet.nn.witten": "init apply extend State WittenLayer",
     "physnet.nn.mera": "MERA",
     "physnet.nn.hamiltonian": "init apply positions",
@@ -86,6 +90,11 @@ def _arrays(annotation) -> bool:
     """Whether an annotation, or a member of a union, is a jaxtyping shape."""
     members = getattr(annotation, "__args__", ())
     return hasattr(annotation, "dim_str") or any(_arrays(member) for member in members)
+
+
+def test_every_public_module_is_listed(modules):
+    names = [name for name in modules if name.split(".")[0] == "physnet"]
+    assert set(PUBLIC) == {name for name in names if not any(p[0] == "_" for p in name.split("."))}
 
 
 @pytest.mark.parametrize(("module", "name"), NAMES)
@@ -139,6 +148,7 @@ def test_signature_has_arrays_first_and_options_by_keyword(function):
 # Trees of parameters or caches have no one shape; the others take and give plain numbers.
 SHAPELESS = (
     "init",
+    "hamiltonian",
     "init_cache",
     "fit_cache",
     "check",

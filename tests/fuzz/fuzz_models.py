@@ -1,4 +1,4 @@
-"""Layers and whole models, on one small configuration each."""
+"""Whole models, on one small configuration each."""
 
 import functools
 
@@ -6,170 +6,13 @@ import fuzz_arguments as fa
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from fuzz_greens import in_unit
+from fuzz_layers import cached
 from fuzz_rules import Entry
 
-from physnet import models, nn
+from physnet import models
 from physnet.models import bk_core, transformer
-from physnet.nn import attention, hamiltonian, mixer, witten
-from physnet.nn.mera import MERA
 
-WIDTH = 8
-X = fa.real(f"b T {WIDTH}")
-
-
-def params(make, *args, **options):
-    run = jax.jit(lambda key: make(key, *args, **options))
-    return fa.tree(cached(lambda: run(jax.random.key(0))))
-
-
-def cached(make):
-    """The same tree at each call: made once."""
-    once = functools.cache(make)
-    return lambda rng, dims: once()
-
-
-def module(kind, x, width, **options):
-    layer = kind(width, rngs=nnx.Rngs(0), **options)
-    y = layer(x)
-    return y.top if kind is MERA else y
-
-
-def attended(x, openness, width, heads, density):
-    layer = nn.ScatteringAttention(width, heads=heads, rngs=nnx.Rngs(0))
-    layer.calibrate(openness, density=density)
-    return layer(x, openness)
-
-
-def layer_entry(kind, **arguments):
-    return Entry(
-        functools.partial(module, kind),
-        {"x": X, "width": fa.size(WIDTH)} | arguments,
-        names=("signal", "dim"),
-        dear=True,
-    )
-
-
-ENTRIES = {
-    "nn.ResolventMixer": layer_entry(nn.ResolventMixer, heads=fa.size(2), groups=fa.size(2, 4)),
-    "nn.WittenLayer": layer_entry(
-        nn.WittenLayer, features=fa.size(2), levels=fa.size(2), delta=fa.fixed(1.0)
-    ),
-    "nn.mera.MERA": layer_entry(MERA, levels=fa.size(1), layers=fa.size(1, 0, least=0)),
-    "nn.ScatteringAttention": Entry(
-        attended,
-        {
-            "x": X,
-            "openness": fa.real("b T 2", 0, 1, nan="open"),
-            "width": fa.size(WIDTH),
-            "heads": fa.size(2, 1),
-            "density": fa.number(0.5, bad=(-1.0, 1.5), nan="raise", traced=False),
-        },
-        names=("query", "score"),
-        dear=True,
-    ),
-    "nn.attention.init": Entry(
-        attention.init, {"key": fa.key(), "width": fa.size(WIDTH), "heads": fa.size(2, 1)}
-    ),
-    "nn.attention.calibrate": Entry(
-        attention.calibrate,
-        {
-            "params": params(attention.init, WIDTH, heads=2),
-            "openness": fa.real("b T 2", 0, 1, nan="open"),
-            "density": fa.number(0.5, 1.0, bad=(-1.0, 1.5), nan="raise", traced=False),
-            "local_window": fa.size(2, 0, least=0),
-        },
-        dear=True,
-    ),
-    "nn.attention.apply": Entry(
-        attention.apply,
-        {
-            "params": params(attention.init, WIDTH, heads=2),
-            "x": X,
-            "score": fa.real("b T 2", 0, 1, nan="open"),
-            "local_window": fa.size(2, 1, least=0),
-        },
-        (f"b T {WIDTH} real",),
-        names=("query",),
-        dear=True,
-    ),
-    "nn.mixer.init": Entry(
-        mixer.init, {"key": fa.key(), "width": fa.size(WIDTH), "heads": fa.size(2, 1)}
-    ),
-    "nn.mixer.apply": Entry(
-        mixer.apply,
-        {"params": params(mixer.init, WIDTH, heads=2), "x": X, "groups": fa.size(2, 1)},
-        None,
-        lambda found, **_: in_unit(found.openness),
-        dear=True,
-    ),
-    "nn.witten.init": Entry(
-        witten.init,
-        {
-            "key": fa.key(),
-            "width": fa.size(WIDTH),
-            "features": fa.size(2),
-            "points": fa.size(3, 4, least=3),
-            "levels": fa.size(2, 1),
-        },
-    ),
-    "nn.witten.apply": Entry(
-        witten.apply,
-        {
-            "params": params(witten.init, WIDTH, features=2, levels=2),
-            "x": X,
-            "delta": fa.number(1.0, bad=(0.5, -1.0), nan="raise", traced=False),
-            "causal": fa.fixed(True),
-            "terms": fa.size(8, 16, least=4),
-        },
-        (f"b T {WIDTH} real",),
-        dear=True,
-    ),
-    "nn.witten.extend": Entry(
-        witten.extend,
-        {
-            "params": params(witten.init, WIDTH, features=2, levels=2),
-            "x": X,
-            "state": fa.fixed(None),
-            "delta": fa.number(1.0, bad=(0.5, -1.0), nan="raise", traced=False),
-            "terms": fa.size(8, 16, least=4),
-        },
-        dear=True,
-    ),
-    "nn.hamiltonian.init": Entry(
-        hamiltonian.init,
-        {
-            "key": fa.key(),
-            "width": fa.size(WIDTH),
-            "oscillators": fa.size(4, 2),
-            "units": fa.size(0, 2, least=0),
-            "cycles": fa.number(12.0, bad=(0.0, -1.0), nan="raise", traced=False),
-        },
-    ),
-    "nn.hamiltonian.apply": Entry(
-        hamiltonian.apply,
-        {
-            "params": params(hamiltonian.init, WIDTH, oscillators=2),
-            "x": X,
-            "form": fa.choice("step", "parallel"),
-            "gradient": fa.choice("backpropagation", "echo", "finite"),
-        },
-        (f"b T {WIDTH} real",),
-        dear=True,
-    ),
-    "nn.hamiltonian.positions": Entry(
-        hamiltonian.positions,
-        {
-            "params": params(hamiltonian.init, WIDTH, oscillators=2, units=2),
-            "x": X,
-            "form": fa.choice("step"),
-            "gradient": fa.choice("backpropagation"),
-        },
-        ("b T 2 real",),
-        dear=True,
-    ),
-}
 BK = bk_core.BKCoreConfig(vocab_size=7, layers=1, heads=2, width=16, chains=4, local_window=2)
 PLAIN = transformer.TransformerConfig(vocab_size=7, layers=1, heads=2, width=16, context=8)
 TOKENS = fa.ints("b T", 0, 7)
@@ -212,7 +55,7 @@ def refined(key, params, tokens, **options):
     return found.shares, found.before, found.after
 
 
-ENTRIES |= {
+ENTRIES = {
     f"models.{name}": entry
     for name, entry in {
         "bk_core.init": Entry(bk_core.init, {"config": fa.fixed(BK), "key": fa.key()}),
@@ -375,20 +218,10 @@ ENTRIES |= {
         ),
     }.items()
 }
-PIECE = "a piece of a layer: takes what the layer's entry, which is above, has checked"
-HELD = "holds what functions of its package return"
-PIECES = """attention.score attention.project attention.softened layers.accurate layers.linear
-    layers.rms_norm layers.rotary layers.dropout memory.init memory.over_heads memory.apply
-    memory.extend memory.share memory.rotation mixer.hamiltonian"""
-STATES = """nn.attention.Projected nn.mixer.Mixed nn.witten.State models.bk_core.Cache
-    models.bk_core.LayerCache models.bk_core.Refined models.bk_core.Search
-    models.transformer.Cache"""
-REASONS = {f"nn.{name}": PIECE for name in PIECES.split()}
-REASONS |= dict.fromkeys(STATES.split(), HELD)
+STATES = """models.bk_core.Cache models.bk_core.LayerCache models.bk_core.Refined
+    models.bk_core.Search models.transformer.Cache"""
+REASONS = dict.fromkeys(STATES.split(), "holds what functions of its package return")
 REASONS |= {
-    "nn.Calibrated": "a Flax variable",
-    "nn.ParamsModule": "holds a tree of parameters as Flax variables",
-    "nn.witten.WittenLayer": "nn.WittenLayer by another path",
     "models.Axes": "names of mesh axes; tests/models has its errors",
     "models.bk_core.BKCore": "the functions of the package, each with an entry, in one object",
 }

@@ -5,6 +5,7 @@ import fuzz_dynamics
 import fuzz_greens
 import fuzz_holography
 import fuzz_hyperbolic
+import fuzz_layers
 import fuzz_memory
 import fuzz_models
 import fuzz_optim
@@ -21,6 +22,7 @@ PARTS = (
     fuzz_optim,
     fuzz_superposition,
     fuzz_dynamics,
+    fuzz_layers,
     fuzz_models,
 )
 ENTRIES = {name: entry for part in PARTS for name, entry in part.ENTRIES.items()}

@@ -1,12 +1,15 @@
 """The small pieces: rotary positions, norms, products, dropout; and the layers' own errors."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from physnet.nn import ResolventMixer, attention, layers, mixer
+from physnet import greens, holography
+from physnet.nn import ResolventMixer, attention, layers, memory, mixer
 
 
 def normal(seed, shape, dtype=jnp.float32):
@@ -42,7 +45,7 @@ def test_rms_norm_and_linear_against_numpy():
     wide = np.asarray(x, np.float64)
     scale, rms_norm = np.arange(1.0, 5.0, dtype=np.float32), jax.jit(layers.rms_norm)
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-5) * np.arange(1, 5)
-    np.testing.assert_allclose(rms_norm(x, scale), expected, rtol=1e-5)
+    np.testing.assert_allclose(rms_norm(x, scale=scale), expected, rtol=1e-5)
     linear = jax.jit(layers.linear)
     np.testing.assert_allclose(linear(x, w), wide @ np.asarray(w, np.float64), atol=1e-5)
     assert rms_norm(np.asarray(x).astype(jnp.bfloat16)).dtype == jnp.bfloat16
@@ -105,3 +108,66 @@ def test_sizes_that_do_not_fit_are_named(bare_errors):
     for density in (-1.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match=r"density must be in \[0, 1\], got"):
             attention.calibrate(gate, jnp.ones((1, 4, 4)), density=density, local_window=2)
+
+
+def test_arguments_of_pieces_that_do_not_fit_are_named(bare_errors):
+    one, key = jnp.ones, jax.random.key(0)
+    gated = jax.jit(lambda key: attention.init(key, 16, heads=2, soft_gate=True))(key)
+    mixing = jax.jit(lambda key: mixer.init(key, 16, heads=4))(key)
+    x, score, time = one((1, 3, 16)), one((1, 3, 2)), jnp.arange(3)
+    parts = attention.Projected(*3 * (one((1, 3, 2, 8)),))
+    config = holography.memory.Config(window=2, block=2, sinks=0, landmarks=0, levels=1)
+    held = memory.init(config, batch=1, heads=2, head_dim=8)
+    behind = greens.PropagateState(*(jnp.zeros((1, 4, *each), complex) for each in ((), (2,))))
+    decode = lambda held, *x: (x[0], held)  # noqa: E731
+    cases = [
+        (lambda: layers.linear(x, one((15, 4))), "and (I, O), got (1, 3, 16) and (15, 4)"),
+        (lambda: layers.rms_norm(x, scale=one(15)), "scale must have shape (16,), got (15,)"),
+        (lambda: layers.rotary(one((3, 1, 5)), time), "an even D >= 2, got (3, 1, 5)"),
+        (lambda: layers.rotary(one((4, 1, 6)), time), "position must have shape (4,), got (3,)"),
+        (lambda: layers.rotary(one((3, 1, 6)), time, base=0.0), "base must be positive and finite"),
+        (lambda: layers.dropout(1.0, key), "rate must be in [0, 1), got 1.0"),
+        (lambda: attention.score(gated, one((3, 4))), "openness must have shape (B, T, H)"),
+        (lambda: attention.apply(gated, x, one((1, 3))), "score must have shape (1, 3, 2)"),
+        (
+            lambda: attention.project(gated, x, time, rotary_base=-1.0),
+            "rotary_base must be positive and finite, got -1.0",
+        ),
+        (
+            lambda: attention.softened(gated, parts, one((1, 4, 2))),
+            "key_score must have shape (1, 3, 2), got (1, 4, 2)",
+        ),
+        (
+            lambda: attention.softened(gated, parts._replace(value=one((1, 4, 2, 8))), score),
+            "key and value (B, S, N, D), got (1, 3, 2, 8), (1, 3, 2, 8) and (1, 4, 2, 8)",
+        ),
+        (lambda: memory.apply(gated, x, one((1, 3)), config=config), "score must have shape"),
+        (lambda: memory.extend(gated, one((2, 3, 16)), one((2, 3, 2)), held), "held must be of"),
+        (lambda: memory.over_heads(decode, held, one((2, 2, 3, 8))), "args[0] must have shape (1"),
+        (lambda: memory.over_heads(decode, held), "args must be at least one array"),
+        (
+            lambda: memory.over_heads(decode, holography.memory.init(None, 8, config=config), x),
+            "held must have axes of batch and heads",
+        ),
+        (
+            lambda: mixer.apply(mixing, one((2, 3, 16)), state=behind),
+            "state.green must have shape (2, 4), got (1, 4)",
+        ),
+    ]
+    for call, said in cases:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            call()
+
+
+def test_calls_outside_jit_compile_attention_through_a_memory_once(caplog):
+    config = holography.memory.Config(window=2, block=2, sinks=0, landmarks=0, levels=1)
+    params = jax.jit(lambda key: attention.init(key, 8, heads=2))(jax.random.key(0))
+    held = memory.init(config, batch=1, heads=2, head_dim=4)
+    seen = []
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for _ in range(2):
+            caplog.clear()
+            _, held = memory.extend(params, jnp.ones((1, 1, 8)), jnp.ones((1, 1, 2)), held)
+            seen.append(sum("Compiling" in line for line in caplog.messages))
+    assert seen[0] > 0
+    assert seen[1] == 0

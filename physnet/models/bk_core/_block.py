@@ -97,7 +97,7 @@ def feed_forward(
     axes: Axes = _sharding.NONE,
 ) -> tuple[Float[Array, "B T W"], jax.Array | None]:
     """mlp(norm(x)), and where there are experts those of each token (B, T, k)."""
-    h = rms_norm(x, layer["norm_mlp"])
+    h = rms_norm(x, scale=layer["norm_mlp"])
     if config.experts:
         y, expert = _experts.apply(config, layer, h, axis_name=axes.expert)
     else:
@@ -114,7 +114,7 @@ def tokens_mixed(
     axes: Axes = _sharding.NONE,
 ) -> tuple[jax.Array | None, jax.Array]:
     """The scores of the gate and what mixer and attention add to the stream."""
-    h = _sharding.read(rms_norm(x, layer["norm_mixer"]), axes.tensor)
+    h = _sharding.read(rms_norm(x, scale=layer["norm_mixer"]), axes.tensor)
     mixed = mixer.apply(
         layer["mixer"],
         h,

@@ -193,7 +193,7 @@ def extend(
     layers, full = [], jnp.zeros((batch,), bool)
     for index, old in enumerate(cache.layers):
         layer = _block.layer_params(params, index)
-        h = rms_norm(_block.read(config, x), layer["norm_mixer"])
+        h = rms_norm(_block.read(config, x), scale=layer["norm_mixer"])
         mixed = mixer.apply(
             layer["mixer"],
             h,

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnet import hyperbolic, moe
+from physnet._dtypes import accurate
 from physnet.models import _sharding
 from physnet.models.bk_core._config import BKCoreConfig
-from physnet.nn.layers import accurate, linear
+from physnet.nn.layers import linear
 
 Params = dict[str, Any]
 

@@ -16,7 +16,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from physnet import _checks, _dispatch, scattering
-from physnet.models import _sharding
+from physnet._dtypes import accurate
+from physnet.models import _memory, _sharding
 from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens, embed, replace
 from physnet.models.bk_core import _block, _depth, _experts, _reversible
@@ -24,8 +25,8 @@ from physnet.models.bk_core._block import Params
 from physnet.models.bk_core._config import BKCoreConfig
 from physnet.models.bk_core._partition import check_parts
 from physnet.nn import attention as gated
-from physnet.nn import memory, mixer
-from physnet.nn.layers import accurate, dropout, rms_norm
+from physnet.nn import mixer
+from physnet.nn.layers import dropout, rms_norm
 
 
 def init(config: BKCoreConfig, key: jax.Array) -> Params:
@@ -252,7 +253,7 @@ def calibrate(
         if config.attention:
             openness = mixer.apply(
                 layer["mixer"],
-                rms_norm(_block.read(config, x), layer["norm_mixer"]),
+                rms_norm(_block.read(config, x), scale=layer["norm_mixer"]),
                 groups=config.heads,
                 implementation=implementation,
             ).openness
@@ -268,7 +269,7 @@ def calibrate(
         _, y = _block.tokens_mixed(config, layer, seen, silent, implementation)
         x = _block.kicked(config, x, y)
         if place is not None:
-            h = rms_norm(_block.moving(config, x), layer["norm_mlp"])
+            h = rms_norm(_block.moving(config, x), scale=layer["norm_mlp"])
             new["route"] = {"centroids": _experts.place(layer, h, jax.random.fold_in(place, index))}
             layer["route"] |= new["route"]
         x, _ = _block.fed(config, layer, x, silent)
@@ -309,7 +310,7 @@ def pairs(
 
 def readout(params: Params, x: Float[Array, "B T W"]) -> Float[Array, "B T V"]:
     """Logits of the last stream, at least float32."""
-    x = rms_norm(x, params["norm"])
+    x = rms_norm(x, scale=params["norm"])
     embedding = params["token"].astype(x.dtype)
     return jnp.einsum("btw,vw->btv", x, embedding, preferred_element_type=accurate(x.dtype))
 
@@ -374,7 +375,7 @@ def _share(config: BKCoreConfig, params: Params, score: jax.Array, axes: Axes) -
     """Of causal pairs, those that attention computes (mean over layers and heads)."""
     time = score.shape[2] * _sharding.size(axes.sequence)
     if config.memory is not None:
-        return jnp.asarray(memory.share(config.memory, time), jnp.float32)
+        return jnp.asarray(_memory.share(config.memory, time), jnp.float32)
     shares = []
     for index, of_layer in enumerate(score):
         kept = _pairs(config, _block.layer_params(params, index), of_layer, axes.sequence)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from physnet.nn.layers import accurate
+from physnet._dtypes import accurate
 
 Params = dict[str, Any]
 

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from physnet import _checks, _dispatch, holography
-from physnet.models import _sharding
+from physnet.models import _memory, _sharding
 from physnet.models._axes import Axes
 from physnet.models._tokens import check_tokens
 from physnet.models.transformer import _network
 from physnet.models.transformer._config import TransformerConfig
-from physnet.nn import memory
 from physnet.nn.layers import dropout
 
 Params = dict[str, Any]
@@ -200,7 +199,7 @@ def apply(
     logits = _network.logits(config, params, tokens, position, attend, drop, dtype, axes, key)
     if not return_info:
         return logits
-    share = 1.0 if config.memory is None else memory.share(config.memory, time)
+    share = 1.0 if config.memory is None else _memory.share(config.memory, time)
     return logits, {"kept_pairs": jnp.asarray(share, jnp.float32)}
 
 

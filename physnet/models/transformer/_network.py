@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from physnet._dtypes import accurate
 from physnet.models import _sharding
 from physnet.models._axes import Axes
 from physnet.models._tokens import embed, replace
 from physnet.models.transformer._config import TransformerConfig
-from physnet.nn.layers import Drop, accurate
+from physnet.nn.layers import Drop
 
 
 def logits(
