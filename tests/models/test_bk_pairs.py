@@ -179,7 +179,7 @@ def rows():
         yield pytest.param(row, id="-".join(map(label, row.values())), marks=marks)
 
 
-@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("row", list(rows()))
 def test_a_configuration_trains_is_causal_and_decodes_as_it_computes(row):
     config = config_of(row)
     static = config, row["dtype"], row["penalty"], row["piece"]
