@@ -98,6 +98,7 @@ def losses_and_gradients(there, back):
     return jax.jit(jax.vmap(of_scale))(jnp.array([0.3, 1.0, 3.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ways",
     [

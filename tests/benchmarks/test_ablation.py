@@ -131,6 +131,7 @@ def test_reports_merge_and_other_settings_are_refused(tmp_path):
         reports.load(paths[0], reports.about(plan.settings_of("smoke", None), "a text"))
 
 
+@pytest.mark.slow
 def test_smoke_preset(tmp_path, monkeypatch, capsys):
     output, picture = tmp_path / "out.json", tmp_path / "out.png"
     arguments = ["--preset", "smoke", "--seeds", "2", "--output", str(output)]

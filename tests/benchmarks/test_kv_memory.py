@@ -250,6 +250,7 @@ def test_what_is_lost_and_what_is_not():
     assert maps.shape == (losses.PATTERNS, 20, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "biased"), [(None, True), (4, False)])
 def test_parallel_form_is_the_memory(bits, biased):
     """What is trained with equals what is measured: numbers and gradients."""

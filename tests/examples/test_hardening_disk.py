@@ -55,6 +55,7 @@ def full():
     limit(False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("swept")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_costs_the_new_checkpoint_alone(folder, full):
@@ -131,6 +132,7 @@ def exchanged(path, marker):
         shutil.copyfile(other, path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("swept")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [hollowed, pickled, exchanged])

@@ -21,6 +21,7 @@ def run(tmp_path_factory):
     return json.loads(results.read_text()), picture
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_says(run):
     report, picture = run
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -99,6 +99,7 @@ def test_frozen_layers_stay_and_the_others_learn(waves):
         assert not np.allclose(one, other)
 
 
+@pytest.mark.slow
 def test_the_rate_is_chosen_on_halves_of_the_training_part(waves, monkeypatch):
     seen = []
     train = training.train

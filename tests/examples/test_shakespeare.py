@@ -267,6 +267,7 @@ def test_a_loss_that_is_not_finite_is_an_exit_code(refused, tmp_path):
     assert f"at step {len(lines) + 1} " in message
 
 
+@pytest.mark.slow
 def test_changed_settings_and_damaged_checkpoints(job, refused_at_once, smoke, tmp_path):
     """On a copy of the finished smoke run: nothing is overwritten, and what is redone is equal."""
     report, folder = smoke

@@ -219,6 +219,7 @@ def test_dropout_needs_a_key_and_is_a_function_of_it():
     assert not np.array_equal(one, silent)
 
 
+@pytest.mark.slow
 def test_the_module_trains_and_generates_as_the_functions_do():
     model = nnx.jit(lambda: BKCore(SHALLOW, rngs=nnx.Rngs(0)))()
     nnx.jit(lambda m: m.calibrate(tokens()))(model)

@@ -117,7 +117,9 @@ def damped(params):
     return params | {"layers": params["layers"] | {"mlp": mlp}}
 
 
-@pytest.mark.parametrize("name", JUMPING)
+@pytest.mark.parametrize(
+    "name", ["dyson", *(pytest.param(name, marks=pytest.mark.slow) for name in list(JUMPING)[1:])]
+)
 def test_gradients_are_the_sums_written_out_and_values_those_of_block_after_block(name):
     config, rho = JUMPING[name], ONES
     params = lively(without(config))

@@ -146,6 +146,7 @@ def target(params, table):
     return shares, thresholds(bk_core.with_shares(params, table, shares))
 
 
+@pytest.mark.slow
 def test_the_best_allotment_is_found_at_the_density_that_is_asked_for(params, target):
     shares, wanted = target
     found = search(params, wanted, switches(), jax.random.key(0), None, generations=24)

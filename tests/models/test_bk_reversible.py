@@ -48,7 +48,9 @@ def value_and_gradient(config, params, tokens, key=None, stored=False, dtype=jnp
         return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name", ["attention and dropout", pytest.param("experts", marks=pytest.mark.slow)]
+)
 def test_values_and_gradients_are_those_of_stored_activations(name):
     config, params = model(**CHANGES[name])
     key = jax.random.key(3) if config.dropout else None
@@ -114,6 +116,7 @@ def test_gradients_can_jump_too_and_blocks_can_be_probed():
     assert jax.jit(penalty)(params, TOKENS) > 0
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_depth():
     def temporary(layers, reversible):
         sizes = SIZES | {"layers": layers, "reversible": reversible, "attention": False}

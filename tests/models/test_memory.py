@@ -41,6 +41,7 @@ MODELS = {
 models = pytest.mark.parametrize("name", MODELS)
 
 
+@pytest.mark.slow
 @models
 def test_pieces_give_the_logits_of_the_whole(name):
     config, params, apply, extend, init_cache = MODELS[name]()

@@ -24,6 +24,7 @@ def test_a_share_of_tokens_is_replaced_by_any_other():
     np.testing.assert_allclose(others, [0.25, 0.25, 0.25, 0, 0.25], atol=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_reads_the_replaced_tokens(name):
     module, config = MODELS[name]

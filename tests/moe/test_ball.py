@@ -119,6 +119,7 @@ def test_derivatives_are_those_of_differences(case):
         np.testing.assert_allclose(jnp.sum(gradient * step), slope, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_as_an_expert_of_a_mixture():
     rng = np.random.default_rng(4)
     tokens = jnp.asarray(rng.normal(size=(12, 3)), jnp.float32)

@@ -47,6 +47,7 @@ LOADS = {
 }
 
 
+@pytest.mark.slow
 def test_derivatives_of_both_orders():
     arrays, expert = inputs(LOADS["beyond"])
     moves = jax.tree.map(jnp.cos, arrays)

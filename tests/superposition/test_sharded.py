@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 COMMON = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
@@ -76,6 +78,7 @@ def test_eight_devices_make_the_step_of_one(on_devices):
     assert max(spread, own) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_step_of_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
