@@ -17,20 +17,21 @@ from jax import lax
 from jaxtyping import Array
 
 from physnet import _varying
+from physnet._dtypes import accurate
 from physnet.holography.memory import _packing
 from physnet.holography.memory._append import gate, masses, present
 from physnet.holography.memory._config import Config
 from physnet.holography.memory._landmarks import history
 from physnet.holography.memory._leave import Tokens, merge, plan_of, stored
 from physnet.holography.memory._read import weigh
-from physnet.holography.memory._state import Far, wide
+from physnet.holography.memory._state import Far
 
 
 @functools.partial(jax.jit, static_argnames=("config", "rotate", "most"))
 def in_groups(query, key, value, score, scale, threshold, worth, *, config, rotate, most) -> Array:
     """`attention` of checked arguments; `most` tokens in a group, worth (C,) of the slots."""
     time, size = query.shape
-    mass = masses(score, time, wide(key.dtype))
+    mass = masses(score, time, accurate(key.dtype))
     key, value = present(mass, key), present(mass, value)
     threshold = gate(threshold, mass.dtype)
 
@@ -86,7 +87,7 @@ def in_groups(query, key, value, score, scale, threshold, worth, *, config, rota
             (past.landmark, past.dropped, past.dropped // block == own, plan),
         ),
     )
-    inner = wide(key.dtype) if config.bits is not None else key.dtype
+    inner = accurate(key.dtype) if config.bits is not None else key.dtype
     slots = Far(
         jnp.zeros((config.slots, size), inner),
         jnp.zeros((config.slots, value.shape[1]), inner),

@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks
+from physnet._dtypes import accurate
 from physnet.holography.memory._config import Config
-from physnet.holography.memory._state import Memory, slots, wide
+from physnet.holography.memory._state import Memory, slots
 
 Rotate = Callable[[Array, Array], Array]
 
@@ -105,7 +106,7 @@ def weigh(
     scale: ArrayLike,
 ) -> Float[Array, "*b n e"]:
     """Softmax of scale q k + log mass over the entries that are seen; both broadcast to logits."""
-    dtype = wide(query.dtype)
+    dtype = accurate(query.dtype)
     key, value = key.astype(query.dtype), value.astype(query.dtype)
     logits = jnp.einsum("...nd,...md->...nm", query, key, preferred_element_type=dtype)
     bias = jnp.log(jnp.where(mass > 0, mass, 1)).astype(dtype)

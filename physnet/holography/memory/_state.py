@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from physnet import _checks
+from physnet._dtypes import accurate
 from physnet.holography.memory import _packing
 from physnet.holography.memory._config import Config, configure
 from physnet.holography.memory._packing import Packed
@@ -85,11 +86,6 @@ class Memory:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self))
 
 
-def wide(dtype: Any) -> Any:
-    """The dtype of masses, positions and means: at least float32."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-
-
 def init(
     budget_bytes: int | None,
     head_dim: int,
@@ -135,9 +131,9 @@ def init(
     near = Near(
         jnp.zeros((rows, head_dim), dtype),
         jnp.zeros((rows, value_dim), dtype),
-        jnp.zeros((rows,), wide(dtype)),
+        jnp.zeros((rows,), accurate(dtype)),
     )
-    nothing, dims = jnp.zeros((far,), wide(dtype)), (head_dim, value_dim)
+    nothing, dims = jnp.zeros((far,), accurate(dtype)), (head_dim, value_dim)
     if config.bits is None:
         zeros = (jnp.zeros((far, channels), dtype) for channels in dims)
         entries = Far(*zeros, mass=nothing, position=nothing)

@@ -4,11 +4,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from physnet import _checks
+from physnet._dtypes import accurate
 from physnet.holography.memory import _packing
 from physnet.holography.memory._config import Config
 from physnet.holography.memory._groups import in_groups
 from physnet.holography.memory._read import Rotate, one_scale, slot_worth
-from physnet.holography.memory._state import wide
 
 
 def attention(
@@ -83,5 +83,5 @@ def attention(
             _packing.fill(x.shape[1], config.bits)
     scale = one_scale(scale, size)
     static = {"config": config, "rotate": rotate, "most": tokens_at_once}
-    worth = slot_worth(config, slot_bias, wide(key.dtype))
+    worth = slot_worth(config, slot_bias, accurate(key.dtype))
     return in_groups(query, key, value, score, scale, threshold, worth, **static)
