@@ -50,7 +50,8 @@ def runs(text: str) -> list[Run]:
 
 def line(text: str) -> str:
     """What the output of one run or several says together, with this interpreter's versions."""
-    ends = [end for end in text.splitlines() if re.search(r" in \d+\.\d+s\b", end)]
+    summary = r"\b(?:passed|failed|skipped|errors?|no tests ran)\b.* in \d+\.\d+s\b"
+    ends = [end for end in text.splitlines() if re.search(summary, end)]
     passed = [re.search(r"\b(\d+) passed\b", end) for end in ends]
     if not all(passed) or not passed or any(re.search(r"\d+ (failed|errors?)\b", e) for e in ends):
         raise SystemExit("the suite did not pass")

@@ -18,8 +18,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
     rows = plan.rows(plan.settings_in(report))
     labels = {row.name: row.label for row in rows}
     found = reports.effects(report, rows)
-    most = max((one.seeds for one in found), default=0)
-    found = [one for one in found if one.seeds == most]  # the others are not done
+    done = [one for one in found if one.seeds >= 3]
+    few, found = len(found) - len(done), done or found
     beside = list(dict.fromkeys(one.reference for one in found)) or ["bk"]
     heights = [1 + sum(one.reference == name for one in found) for name in beside]
     figure, axes = plt.subplots(
@@ -42,6 +42,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         loss.set_title(f"beside {labels[name]}: nats with less without")
         cost.set_title("with over without")
         cost.set_xlim(left=0.0)
+    if done and few:
+        figure.supxlabel(f"{few} with fewer than three seeds are left out", fontsize="medium")
     axes[0, 1].legend(frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

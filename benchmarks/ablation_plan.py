@@ -38,11 +38,9 @@ class Row(NamedTuple):
     context: int | None = None
 
 
-ATTENTION = "gated attention"
 IN_CORE = {  # name of a change: mechanism, whether the row has it
     "bk-attention": ("mixer", False),
-    "bk-hybrid": ("mixer", True),
-    "bk-mixer": (ATTENTION, False),
+    "bk-mixer": ("gated attention", False),
     "bk-all-pairs": ("gate, not all pairs", False),
     "bk-window": ("gate, not a sliding window", False),
     "bk-no-band": ("local window", False),
@@ -54,8 +52,7 @@ IN_CORE = {  # name of a change: mechanism, whether the row has it
     "bk-reversible": ("reversible", True),
     "bk-memory": ("memory, not the gate", True),
 }
-"""What leaves out something that BK-Core has, or adds to it: of the mixer's two rows, the preset's
-own is BK-Core itself."""
+"""The first five leave out something that BK-Core has, the others add to it."""
 
 
 def rows(settings: Settings) -> list[Row]:
@@ -63,31 +60,21 @@ def rows(settings: Settings) -> list[Row]:
     changes = {c.name: c for c in (*ablations.TOKENS, *ablations.DEPTH)}
     fields = {name: change.fields(settings) for name, change in changes.items()}
     core = [Row("transformer", "plain transformer"), Row("bk", "BK-Core")]
-    own = "bk-hybrid" if settings.bk.mixer else "bk-attention"
     for name, (mechanism, added) in IN_CORE.items():
-        if name == own:
-            continue
-        if mechanism == ATTENTION:
-            mechanism = _attention(settings)
         label, isometry = changes[name].label, changes[name].isometry
         core.append(Row(name, label, mechanism, "bk", added, fields[name], isometry))
     return [*core, *_longer(settings), *_full(fields)]
 
 
-def _attention(settings: Settings) -> str:
-    """What the row with the mixer alone leaves out: without anything tokens would not mix."""
-    return ATTENTION if settings.bk.mixer else f"{ATTENTION}, not the mixer"
-
-
 def _full(fields: dict[str, dict[str, Any]]) -> list[Row]:
     """The model with everything that goes together, and it without each."""
     on = ("bk-soft", "bk-hopping", "bk-narrow", "bk-teleport", "bk-reversible")
-    everything: dict[str, Any] = {"mixer": True}
+    everything: dict[str, Any] = {}
     for name in on:
         everything |= fields[name]
     without = {
         "mixer": {"mixer": False},
-        ATTENTION: {"attention": False},
+        "gated attention": {"attention": False},
         "gate, not all pairs": {"density": 1.0},
         "gate, not a sliding window": fields["bk-window"],
         "local window": {"local_window": 0},
@@ -121,7 +108,7 @@ def _longer(settings: Settings) -> list[Row]:
     for name, label, mechanism, fields in (
         ("window", "sliding window", "gate, not a sliding window", window),
         ("all-pairs", "all pairs", "gate, not all pairs", {"density": 1.0}),
-        ("mixer", "mixer only", _attention(settings), {"mixer": True, "attention": False}),
+        ("mixer", "mixer only", "gated attention", {"attention": False}),
     ):
         own = f"BK-Core at {context}, {label}"
         found.append(Row(f"long-{name}", own, mechanism, "long", False, fields, context=context))

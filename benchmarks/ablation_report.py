@@ -115,16 +115,18 @@ def effects(report: Report, rows: list[Row]) -> list[Effect]:
     found = []
     for row in rows:
         own, other = of(report, row.name), of(report, row.reference)
-        if not row.mechanism or not own.keys() & other.keys():
+        common = own.keys() & other.keys()
+        if not row.mechanism or not common:
             continue
+        own, other = ({seed: runs[seed] for seed in common} for runs in (own, other))
         sign = 1.0 if row.added else -1.0
         nats, error = paired(own, other, "nats")
         time, memory = (
             (mean(own, name)[0] / mean(other, name)[0]) ** sign
             for name in ("seconds", "temporary_bytes")
         )
-        seeds = len(own.keys() & other.keys())
-        found.append(Effect(row.mechanism, row.reference, sign * nats, error, seeds, time, memory))
+        effect = sign * nats, error, len(common), time, memory
+        found.append(Effect(row.mechanism, row.reference, *effect))
     return found
 
 

@@ -5,11 +5,10 @@
 
 Rows: BK-Core with the kernels that `implementation=None` takes, BK-Core on "xla", and the plain
 transformer with cuDNN's attention. Models, optimiser, step and dtype are those of
-`examples/shakespeare.py --preset gpu --bk.mixer`, at equal parameters (at the preset's context; a
-longer one adds rows to the transformer's table of positions and nothing else). Dropout acts as in
-the preset, but for the weights of attention, which cuDNN leaves whole. The text is Python source;
-gates are calibrated to the preset's share of pairs at each context, of models that are not trained
-yet.
+`examples/shakespeare.py --preset gpu`, at equal parameters (at the preset's context; a longer one
+adds rows to the transformer's table of positions and nothing else). Dropout acts as in the preset,
+but for the weights of attention, which cuDNN leaves whole. The text is Python source; gates are
+calibrated to the preset's share of pairs at each context, of models that are not trained yet.
 
 training: calls of one step (forward, backward, update), the state donated, dispatched in a row.
 decoding: the likeliest tokens behind a prompt that fills the context but for them, all in one call;
@@ -259,7 +258,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     settings = PRESETS["gpu"]
-    settings = dataclasses.replace(settings, bk=dataclasses.replace(settings.bk, mixer=True))
     if options.small:
         sizes = Sizes(layers=2, heads=2, width=32, dropout=settings.sizes.dropout)
         settings = dataclasses.replace(settings, sizes=sizes, bk=BKCore(chains=8))

@@ -231,7 +231,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
-    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)  # JAX reads it at its first array
     smoke = options.preset == "smoke"
     if smoke:  # not over what was measured
         if options.output == RESULTS:
@@ -283,4 +282,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)  # JAX reads it at its first array
     main()

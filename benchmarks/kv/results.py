@@ -1,6 +1,7 @@
 """Rows on disk: written one by one, taken up again, merged, compared."""
 
 import json
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ def environment() -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

@@ -60,8 +60,7 @@ def _teleport(settings: Settings) -> dict[str, Any]:
 
 
 TOKENS = (
-    Change("bk-hybrid", "mixer and gated attention", lambda _: {"mixer": True}),
-    Change("bk-mixer", "mixer only", lambda _: {"mixer": True, "attention": False}),
+    Change("bk-mixer", "mixer only", lambda _: {"attention": False}),
     Change("bk-attention", "gated attention only", lambda _: {"mixer": False}),
     Change("bk-dense", "dense attention only", lambda _: {"mixer": False, "density": 1.0}),
     Change("bk-all-pairs", "BK-Core, all pairs", lambda _: {"density": 1.0}),

@@ -90,20 +90,13 @@ def models(settings: Settings, vocab_size: int) -> list[Model]:
         baseline = _transformer(settings, vocab_size)
         target = parameters(baseline.init, baseline.config)
         rows = [baseline] if "transformer" in settings.rows else []
-        core = None
-        if "bk" in settings.rows or settings.ablate:
-            core = _bk_core(settings, vocab_size, target, "bk", "BK-Core")
-        if core is not None and "bk" in settings.rows:
-            rows.append(core)
+        if "bk" in settings.rows:
+            rows.append(_bk_core(settings, vocab_size, target, "bk", "BK-Core"))
         if "bk-experts" in settings.rows:
             rows.append(_with_experts(settings, vocab_size, target))
         for change in (*ablations.TOKENS, *ablations.DEPTH):
-            if change.name in settings.rows:
+            if settings.ablate or change.name in settings.rows:
                 rows.append(_changed(settings, vocab_size, target, change))
-            elif core is not None and settings.ablate:
-                model = _changed(settings, vocab_size, target, change)
-                if model.penalty is not None or model.config != core.config:
-                    rows.append(model)
         return rows
     except ValueError as error:
         raise UserError(f"these sizes make no model: {error}") from error
@@ -236,7 +229,6 @@ def _bk_core(
         width=settings.sizes.width,
         **_rates(settings.sizes, settings.bk),
         chains=settings.bk.chains,
-        mixer=settings.bk.mixer,
         density=settings.bk.density,
         local_window=settings.bk.local_window,
     )

@@ -10,7 +10,7 @@ from lm.scale import ALONE, ONE_DEVICE, Input, Mesh, Process
 
 Preset = Literal["smoke", "cpu", "gpu"]
 RowName = Literal[
-    "ppmd", "transformer", "bk", "bk-experts", "bk-hybrid", "bk-mixer", "bk-attention", "bk-dense",
+    "ppmd", "transformer", "bk", "bk-experts", "bk-mixer", "bk-attention", "bk-dense",
     "bk-all-pairs", "bk-window", "bk-no-band", "bk-soft", "bk-hopping", "bk-narrow", "bk-memory",
     "bk-teleport", "bk-isometry", "bk-reversible",
 ]  # fmt: skip
@@ -125,8 +125,6 @@ class BKCore:
     """Peak of its schedule."""
     chains: int = 16
     """Hamiltonians in a layer, a multiple of the heads."""
-    mixer: bool = True
-    """Whether their causal waves also mix the sequence; without, they gate attention alone."""
     density: float = 0.4
     """Share of the causal pairs that the gates are calibrated to keep."""
     local_window: int = 8
@@ -191,10 +189,10 @@ class Settings:
     """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
     """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts, and
-    those of --ablate: mixer and gated attention, each of the two alone, dense attention alone; and
-    BK-Core with all pairs, a sliding window of as many, no local window, a soft gate, learned
-    hopping, narrow experts, a boundary memory, gradients that jump over blocks, a penalty on blocks
-    that change lengths, blocks that keep no activations."""
+    those of --ablate: the mixer alone, gated or dense attention alone; and BK-Core with all pairs,
+    a sliding window of as many, no local window, a soft gate, learned hopping, narrow experts, a
+    boundary memory, gradients that jump over blocks, a penalty on blocks that change lengths,
+    blocks that keep no activations."""
     ablate: bool = False
     """Also a row for each mechanism of BK-Core left out, and for each one more."""
     ensemble: int = 0
@@ -277,8 +275,7 @@ PRESETS: dict[str, Settings] = {
         sizes=Sizes(layers=6, heads=6, width=384),
         transformer=Transformer(learning_rate=1e-3, dropout=0.2),
         bk=BKCore(
-            learning_rate=1e-3, chains=24, mixer=False, isometry=1e-5, dropout=0.2,
-            token_dropout=0.1,
+            learning_rate=1e-3, chains=24, isometry=1e-5, dropout=0.2, token_dropout=0.15
         ),
     ),
 }  # fmt: skip

@@ -340,7 +340,7 @@ def _heads(params: Params, openness: Array) -> tuple[int, int]:
     heads = params["ceiling"].shape[0]
     if openness.ndim != 3 or not openness.shape[2] or openness.shape[2] % heads:
         raise ValueError(
-            f"openness must have shape (B, T, H), H a multiple of {heads} heads on its last axis, "
+            f"openness must have shape (B, T, H), H a multiple of the {heads} heads, "
             f"got {openness.shape}"
         )
     return heads, openness.shape[2] // heads

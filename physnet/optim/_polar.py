@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 def norm(x: Float[Array, "*b d"]) -> Float[Array, "*b 1"]:
     """Euclidean length over the last axis, without squares that leave the range of floats."""
+    # Its derivative cancels, and where a backward pass computes x again it may find no maximum.
     most = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     scale = jnp.where((most > 0) & (most < jnp.inf), most, jnp.ones_like(most))
     return scale * jnp.sqrt(jnp.sum((x / scale) ** 2, axis=-1, keepdims=True))

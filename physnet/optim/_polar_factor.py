@@ -145,6 +145,7 @@ def _residual(gram: Array) -> Array:
 
 def _norm(matrix: Array) -> Array:
     """1 / |A|, without overflow; 1 for zeros."""
+    # Its derivative cancels, and where a backward pass computes it again it may find no maximum.
     most = lax.stop_gradient(jnp.max(jnp.abs(matrix)))
     most = jnp.where(most == 0, jnp.ones_like(most), most)
     size = jnp.linalg.norm(matrix / most)

@@ -176,6 +176,6 @@ def _half(length: int, block_size: int) -> int:
 
 
 def _float(value: ArrayLike) -> np.dtype:
-    """float64 of arrays that are; NumPy's scalars count as numbers."""
+    """float64 for an array of it; float32 for numbers, those of NumPy's scalars included."""
     wide = not isinstance(value, float) and getattr(value, "dtype", None) == np.float64
     return np.dtype(np.float64 if wide else np.float32)

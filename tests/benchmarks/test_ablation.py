@@ -38,23 +38,20 @@ def test_rows_have_equal_parameters_and_a_reference(which):
     assert max(sizes) < 1.01 * min(sizes)
 
 
-@pytest.mark.parametrize("mixer", [True, False])
-def test_what_is_left_out_or_added_is_all_that_differs(mixer):
+def test_what_is_left_out_or_added_is_all_that_differs():
     """From its reference, but for the width that keeps the number of parameters."""
-    settings = plan.settings_of("cpu", None, ["--bk.mixer" if mixer else "--bk.no-mixer"])
-    assert settings.bk.mixer == mixer
+    settings = plan.settings_of("cpu", None)
     rows = {row.name: row for row in plan.rows(settings)}
     for row in rows.values():
         if not row.mechanism:
             continue
-        own, other = ({"mixer": mixer} | (r.fields or {}) for r in (row, rows[row.reference]))
+        own, other = (r.fields or {} for r in (row, rows[row.reference]))
         changed = {k for k in own | other if own.get(k) != other.get(k)}
         changed |= {"isometry"} if row.isometry != rows[row.reference].isometry else set()
         allowed = {
             "experts": {"experts", "expert_width"},
             "teleport": {"teleport", "teleport_mode"},
             "gate, not a sliding window": {"density", "local_window"},
-            "gated attention, not the mixer": {"mixer", "attention"},
         }.get(row.mechanism)
         assert changed == allowed or len(changed) == 1, row.name
 
@@ -110,13 +107,11 @@ def test_verdicts_are_of_paired_differences():
 
 
 def test_rows_of_a_report_are_those_of_its_own_options():
-    """Not of the preset's: another BK-Core has other mechanisms left out and added."""
-    for option, mechanism in (("--bk.mixer", "bk-attention"), ("--bk.no-mixer", "bk-hybrid")):
-        settings = plan.settings_of("gpu", 1000, [option, "--bk.density", "0.3"])
-        report = json.loads(json.dumps(reports.about(settings, "a text")))
-        found = plan.rows(plan.settings_in(report))
-        assert found == plan.rows(settings)
-        assert mechanism in {row.name for row in found if row.mechanism == "mixer"}
+    """Not of the preset's: a window of as many pairs, say, follows from the share of pairs."""
+    settings = plan.settings_of("gpu", 1000, ["--bk.density", "0.3"])
+    report = json.loads(json.dumps(reports.about(settings, "a text")))
+    assert plan.rows(plan.settings_in(report)) == plan.rows(settings)
+    assert plan.rows(settings) != plan.rows(plan.settings_of("gpu", 1000))
 
 
 def test_reports_merge_and_other_settings_are_refused(tmp_path):

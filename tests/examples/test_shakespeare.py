@@ -131,19 +131,13 @@ def others(job, tmp_path_factory):
     return job.report(folder, *arguments.split(), *SMALL, "--bk.experts", 3), folder
 
 
-@pytest.mark.parametrize("mixer", [True, False])
-def test_ablate_has_a_row_for_each_mechanism_at_equal_parameters(mixer):
-    """Of BK-Core with the mixer and of it without; no row is BK-Core itself."""
-    core = dataclasses.replace(PRESETS["smoke"].bk, mixer=mixer)
-    settings = dataclasses.replace(PRESETS["smoke"], rows=("ppmd",), ablate=True, bk=core)
+def test_ablate_has_a_row_for_each_mechanism_at_equal_parameters():
+    settings = dataclasses.replace(PRESETS["smoke"], rows=("ppmd",), ablate=True)
     rows = shakespeare.rows.models(settings, 60)
     ablations = [name for name, *_ in shakespeare.rows.ABLATIONS] + list(shakespeare.rows.DEPTH)
     assert set(SOME) < set(ablations)
-    ablations.remove("bk-hybrid" if mixer else "bk-attention")
     assert [row.name for row in rows] == ablations
-    asked = dataclasses.replace(settings, ablate=False, rows=("bk", "bk-hybrid", "bk-attention"))
-    mixers = {row.name: row.config.mixer for row in shakespeare.rows.models(asked, 60)}
-    assert mixers == {"bk": mixer, "bk-hybrid": True, "bk-attention": False}
+    assert len({(row.config, row.penalty is None) for row in rows}) == len(rows)
     sizes = [shakespeare.rows.parameters(row.init, row.config) for row in rows]
     assert max(sizes) / min(sizes) < 1.02  # each within 1% of the transformer
 

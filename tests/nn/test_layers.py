@@ -103,7 +103,7 @@ def test_sizes_that_do_not_fit_are_named(bare_errors):
             mixer.apply(params, jnp.ones(shape))
     init = jax.jit(lambda key: attention.init(key, 16, heads=2))
     gate, openness = init(jax.random.key(0)), jnp.ones((1, 4, 3))
-    with pytest.raises(ValueError, match=r"multiple of 2 heads on its last axis, got .*4, 3"):
+    with pytest.raises(ValueError, match=r"multiple of the 2 heads, got .*4, 3"):
         attention.score(gate, openness)
     for density in (-1.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match=r"density must be in \[0, 1\], got"):
