@@ -60,6 +60,8 @@ def rows(settings: Settings) -> list[Row]:
     changes = {c.name: c for c in (*ablations.TOKENS, *ablations.DEPTH)}
     fields = {name: change.fields(settings) for name, change in changes.items()}
     core = [Row("transformer", "plain transformer"), Row("bk", "BK-Core")]
+    dense = changes["bk-dense"]  # BK-Core's block alone, without a mechanism
+    core.append(Row(dense.name, dense.label, fields=fields[dense.name]))
     for name, (mechanism, added) in IN_CORE.items():
         label, isometry = changes[name].label, changes[name].isometry
         core.append(Row(name, label, mechanism, "bk", added, fields[name], isometry))
