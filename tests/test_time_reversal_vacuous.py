@@ -126,6 +126,7 @@ def test_on_a_lattice_the_loss_is_zero():
 DAMPED = leapfrog(damped=True)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ways",
     [mirrored(DAMPED), (DAMPED, leapfrog()[1]), mirrored(euler)],

@@ -186,6 +186,7 @@ def test_outputs_and_gradients_match_the_reference(implementation, contract, nam
     check(implementation, contract, CASES[name], implementation.dtypes[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["all", "thresholds"])  # where it differs in more than rounding
 def test_float64_matches_the_reference(xla, contract, name):
     check(xla, contract, CASES[name], "float64")

@@ -94,6 +94,7 @@ def test_causal_depth_is_exact_in_at_most_that_many_terms(layers):
     np.testing.assert_allclose(g, exact, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [None, 1e-14])
 def test_derivatives(tolerance):
     free, sigma = with_radius(0.4, 3)

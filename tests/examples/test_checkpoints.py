@@ -62,6 +62,7 @@ def swept():
     gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("swept")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["flip", "truncate", "unlink"])

@@ -143,6 +143,7 @@ def test_what_was_flushed_is_on_the_disk(tmp_path):
     assert shown == {("train/loss", s): [s if s < 3 else -s] for s in range(1, 9)}
 
 
+@pytest.mark.slow
 def test_a_finished_job_runs_again_without_training(job, unbroken):
     report, folder = unbroken
     before = records(folder)

@@ -335,6 +335,7 @@ def test_gates_are_calibrated_before_each_call_from_the_text_alone():
     assert abs(later - mean) < 1.0
 
 
+@pytest.mark.slow
 def test_every_row_has_the_parameters_of_the_transformer():
     for preset in PRESETS.values():
         found = rows.models(dataclasses.replace(preset, ablate=True), 65)

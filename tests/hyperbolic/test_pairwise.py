@@ -93,6 +93,7 @@ def test_far_pairs_have_precise_gradients(implementation):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 @both
 def test_vmap_and_parts(implementation, monkeypatch):
     u, v = points(60, 4, 5.0).reshape(3, 20, 4), points(33, 4, 5.0, 1)

@@ -55,6 +55,7 @@ def as_float32(*arrays):
     return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 
+@pytest.mark.slow
 def test_what_is_not_certified_is_compared_with_all():
     r = np.random.default_rng(0)
     centroids, points = r.normal(size=(300, 3)), r.normal(size=(50, 3))
@@ -118,6 +119,7 @@ def test_half_precision_is_searched_in_float32():
     check(np.asarray(centroids, np.float64), np.asarray(points, np.float64), found, tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_under_vmap():
     r = np.random.default_rng(0)
     centroids, points = as_float32(r.normal(size=(2, 9, 2)), r.normal(size=(2, 5, 2)))

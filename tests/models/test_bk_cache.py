@@ -19,7 +19,10 @@ SPARSE = {
 SHALLOW = dataclasses.replace(SPARSE["both"], layers=1)
 
 
-@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name != "both" else ()) for name in SPARSE],
+)
 def test_pieces_give_the_logits_of_the_whole(name):
     """And a token that no partner lets through is not stored."""
     config = SPARSE[name]
@@ -80,6 +83,7 @@ def test_greedy_text_is_that_of_the_uncached_model(name):
     assert made.dtype == prompt.dtype
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_key_alone_not_on_how_the_cache_grows(monkeypatch):
     config = SHALLOW
     params = lively(config)

@@ -198,6 +198,7 @@ def test_a_traced_strength_splits_the_gradient():
     assert float(np.abs(jumped["token"]).max()) > 0.01
 
 
+@pytest.mark.slow
 def test_bfloat16_and_an_ensemble():
     config = JUMPING["chain"]
     members = [lively(without(config)), init(config, 1)]

@@ -76,6 +76,7 @@ def test_calibration_with_a_key_places_the_centroids_once():
         calibrate(CONFIG, params, np.asarray(rows)[:1, :2], key=jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_parameters():
     ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *(init(CONFIG, k) for k in range(2)))
     together = jax.jit(jax.vmap(jax.value_and_grad(loss), in_axes=(0, None)))(ensemble, text())

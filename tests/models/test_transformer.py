@@ -84,6 +84,7 @@ def test_float32_stays_float32_and_bfloat16_is_near():
     np.testing.assert_allclose(low, logits, atol=0.02 * float(jnp.abs(logits).max()) + 0.01)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_parameters_under_vmap_jit_and_grad():
     config = dataclasses.replace(CONFIG, layers=1)
     keys = jax.random.split(jax.random.key(0), 3)

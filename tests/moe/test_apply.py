@@ -194,6 +194,7 @@ def test_no_tokens():
     assert (info.count.tolist(), float(info.effective), float(info.dropped)) == ([0] * 5, 0, 0)
 
 
+@pytest.mark.slow
 def test_transforms(form):
     """vmap of grad, forward mode and second order; experts that close over tracers."""
     sets = [inputs(n=7, seed=seed, dtype=np.float64) for seed in range(2)]

@@ -161,6 +161,7 @@ def test_gradients_are_finite_on_a_centroid(where):
     assert (routing.distance.item(), routing.gate.item()) == (0, 1)
 
 
+@pytest.mark.slow
 def test_vmap_over_tokens_and_over_centroids():
     rng = np.random.default_rng(5)
     tokens = jnp.asarray(rng.normal(size=(3, 2, 9, 4)), jnp.float32)
@@ -190,6 +191,7 @@ def test_no_and_bad_tokens():
         assert routing.certified.tolist() == [True, False]
 
 
+@pytest.mark.slow
 def test_nan_among_the_centroids_and_no_curvature_certify_nothing():
     tokens, few = jnp.ones((3, 4), jnp.float32), jnp.eye(4, dtype=jnp.float32)
     bad = few.at[2, 1].set(jnp.nan)

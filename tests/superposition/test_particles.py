@@ -70,6 +70,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_losses_and_moments_are_those_of_a_loop(options):
     config = dataclasses.replace(CONFIG, **options)

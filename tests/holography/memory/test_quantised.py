@@ -86,6 +86,7 @@ def test_errors_over_twenty_levels(bits):
             assert max(relative) < 1.1 * 20**0.5 * relative[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 2])
 def test_training_form_sees_the_stored_codes(bits, optimized):
     config = dataclasses.replace(CONFIG, bits=bits)
@@ -110,6 +111,7 @@ def test_training_form_sees_the_stored_codes(bits, optimized):
     assert small < large
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_rounded_entries():
     config = dataclasses.replace(CONFIG, bits=4)
     x = rows(n=60, d=8)

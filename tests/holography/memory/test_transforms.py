@@ -280,6 +280,7 @@ def test_memories_in_a_batch():
         np.testing.assert_allclose(y[n], attend(keys[n, 0], one), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_slots_are_worth_what_their_bias_says():
     arrays = tokens()
     bias = np.array([-2.0, 0.5, -1.0], np.float32)
