@@ -239,6 +239,7 @@ def check(implementation, contract, case, dtype):
         assert 0 < none.sum() < none.size  # both kinds of rows are there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_floats_accumulate_in_float32(implementation, contract, dtype):
     gate, reference = contract

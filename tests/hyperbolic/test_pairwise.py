@@ -84,6 +84,7 @@ def test_gradients_are_those_of_single_pairs(radius, d, implementation):
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 @both
 def test_far_pairs_have_precise_gradients(implementation):
     u, v, weight = points(90, 16, 8.0), points(130, 16, 8.0, 1), jnp.ones((90, 130), jnp.float32)

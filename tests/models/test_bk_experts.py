@@ -41,6 +41,7 @@ def test_what_a_model_reports_about_its_experts():
     assert float(info["kept_pairs"]) == 0
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_map_the_centroids_and_the_experts_in_use():
     params = lively(CONFIG)
     layers = params["layers"]
