@@ -156,19 +156,11 @@ def apply(
     """
     _checks.instance("config", config, memory.Config)
     query, key, value, mass, threshold = _heads_first(params, x, score, 0, rotary_base)
-
     rotate = _rotation(_checks.number("rotary_base", rotary_base))
 
     def head(query, key, value, mass, threshold):
-        return memory.attention(
-            query,
-            key,
-            value,
-            mass,
-            config=config,
-            threshold=threshold,
-            rotate=rotate,
-        )
+        static = {"config": config, "rotate": rotate}
+        return memory.attention(query, key, value, mass, threshold=threshold, **static)
 
     y = jax.vmap(jax.vmap(head), (0, 0, 0, 0, None))(query, key, value, mass, threshold)
     return _written(params, y)

@@ -106,6 +106,15 @@ def test_verdicts_are_of_paired_differences():
     assert "| gated attention | BK-Core | -0.1000 ± 0.0058 | helps | 1.00x | 1.00x |" in text
 
 
+def test_an_effect_and_its_costs_are_of_the_seeds_that_both_have():
+    report = made({"bk": [1.0, 2.0, 9.0], "bk-soft": [1.1, 2.1]})
+    report["runs"][2] |= {"seconds": 100.0, "temporary_bytes": 2**30}  # the seed of bk alone
+    (found,) = reports.effects(report, plan.rows(plan.settings_of("cpu", None)))
+    assert (found.seeds, found.time, found.memory) == (2, 2.0, 1.0)
+    assert found.nats == pytest.approx(0.1)
+    assert found.verdict == "few seeds"
+
+
 def test_rows_of_a_report_are_those_of_its_own_options():
     """Not of the preset's: a window of as many pairs, say, follows from the share of pairs."""
     settings = plan.settings_of("gpu", 1000, ["--bk.density", "0.3"])
