@@ -60,12 +60,23 @@ def rows(settings: Settings) -> list[Row]:
     changes = {c.name: c for c in (*ablations.TOKENS, *ablations.DEPTH)}
     fields = {name: change.fields(settings) for name, change in changes.items()}
     core = [Row("transformer", "plain transformer"), Row("bk", "BK-Core")]
-    dense = changes["bk-dense"]  # BK-Core's block alone, without a mechanism
-    core.append(Row(dense.name, dense.label, fields=fields[dense.name]))
     for name, (mechanism, added) in IN_CORE.items():
         label, isometry = changes[name].label, changes[name].isometry
         core.append(Row(name, label, mechanism, "bk", added, fields[name], isometry))
-    return [*core, *_longer(settings), *_full(fields)]
+    return [*core, *_without_mixer(fields), *_longer(settings), *_full(fields)]
+
+
+def _without_mixer(fields: dict[str, dict[str, Any]]) -> list[Row]:
+    """Attention alone: with all pairs (the block and no mechanism), a window, a soft gate."""
+    label, found = "gated attention only", []
+    for name, own, like, added in (
+        ("bk-dense", "dense attention only", "bk-all-pairs", False),
+        ("bk-attention-window", f"{label}, sliding window", "bk-window", False),
+        ("bk-attention-soft", f"{label}, soft gate", "bk-soft", True),
+    ):
+        change = fields["bk-attention"] | fields[like]
+        found.append(Row(name, own, IN_CORE[like][0], "bk-attention", added, change))
+    return found
 
 
 def _full(fields: dict[str, dict[str, Any]]) -> list[Row]:
