@@ -41,7 +41,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
         cost.set_yticks(places, [])
         loss.set_title(f"beside {labels[name]}: nats with less without")
         cost.set_title("with over without")
-        cost.set_xlim(left=0.0)
+        widest = max(max(one.time, one.memory) for one in own)
+        cost.set_xlim(0.0, 1.05 * max(widest, 1.0))
+        loss.locator_params(axis="x", nbins=6)
     if done and few:
         figure.supxlabel(f"{few} with fewer than three seeds are left out", fontsize="medium")
     axes[0, 1].legend(frameon=False)
