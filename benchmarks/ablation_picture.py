@@ -39,13 +39,15 @@ def draw(report: dict[str, Any], path: Path) -> None:
             axis.set_ylim(-0.6, len(own) - 0.4)
         loss.set_yticks(places, [one.mechanism for one in own])
         cost.set_yticks(places, [])
-        loss.set_title(f"beside {labels[name]}: nats with less without")
-        cost.set_title("with over without")
-        widest = max(max(one.time, one.memory) for one in own)
+        loss.set_title(f"beside {labels[name]}: nats with it minus without")
+        cost.set_title("with it over without")
+        widest = max((max(one.time, one.memory) for one in own), default=1.0)
         cost.set_xlim(0.0, 1.05 * max(widest, 1.0))
         loss.locator_params(axis="x", nbins=6)
+    note = "bars: 95% by Student's t"
     if done and few:
-        figure.supxlabel(f"{few} with fewer than three seeds are left out", fontsize="medium")
+        note += f"; {few} with fewer than three seeds are left out"
+    figure.supxlabel(note, fontsize="medium")
     axes[0, 1].legend(frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -67,15 +67,15 @@ def rows(settings: Settings) -> list[Row]:
 
 
 def _without_mixer(fields: dict[str, dict[str, Any]]) -> list[Row]:
-    """Attention alone: with all pairs (the block and no mechanism), a window, a soft gate."""
-    label, found = "gated attention only", []
-    for name, own, like, added in (
-        ("bk-dense", "dense attention only", "bk-all-pairs", False),
-        ("bk-attention-window", f"{label}, sliding window", "bk-window", False),
-        ("bk-attention-soft", f"{label}, soft gate", "bk-soft", True),
+    """Attention alone: with all pairs (a gate that keeps them all), a window, a soft gate."""
+    found = []
+    for name, label, like in (
+        ("bk-dense", "dense attention only", "bk-all-pairs"),
+        ("bk-attention-window", "gated attention only, sliding window", "bk-window"),
+        ("bk-attention-soft", "gated attention only, soft gate", "bk-soft"),
     ):
         change = fields["bk-attention"] | fields[like]
-        found.append(Row(name, own, IN_CORE[like][0], "bk-attention", added, change))
+        found.append(Row(name, label, IN_CORE[like][0], "bk-attention", IN_CORE[like][1], change))
     return found
 
 
