@@ -9,8 +9,6 @@
 # ---
 
 # %% [markdown]
-# # Green's functions: which sites hold a wave?
-# %% [markdown]
 # # Scattering attention in your own Flax model
 #
 # **Question.** You have a Flax model. What does it take to give it a mixer that costs $O(T)$ and

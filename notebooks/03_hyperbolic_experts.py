@@ -9,8 +9,6 @@
 # ---
 
 # %% [markdown]
-# # Green's functions: which sites hold a wave?
-# %% [markdown]
 # # Hyperbolic experts: who takes which word?
 #
 # **Question.** A hierarchy fits the Poincare disk, whose room grows exponentially outwards. If

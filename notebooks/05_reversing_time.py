@@ -119,7 +119,7 @@ print("tolerance of the comparison:", np.isclose(exact, plain, rtol=1e-3))
 # ## The honest limit
 # A lattice makes the gradient that of the trajectory which was computed; it does not make that
 # trajectory the exact one: in a chaotic system rounding to 24 bits moves it by order one after
-# some ten thousand steps (take int64 there). A contraction (friction) cannot be reversed on a
+# some hundred thousand steps (take int64 there). A contraction (friction) cannot be reversed on a
 # finite set of numbers at all, and is refused. And on the real series that were tried,
 # Hamiltonian layers that are never trained do as well under a trained head as trained ones (0.936
 # against 0.935 on PigCVP): there the exact gradients buy nothing.

@@ -108,5 +108,6 @@ plt.show()
 # Merged slots by themselves answer no question (0.036 of pairs recalled, in trained models):
 # means of many tokens are nobody's key. What recalls is the score, a small network taught to
 # foretell how much attention a token will get. On text a plain window of the same bytes is as
-# good or better. And a code needs room: twice the rows; where slots must be merged to make room
-# for it, the merge costs more than the code saves.
+# good or better. And a code needs room: twice the rows; where untrained slots must be merged to
+# make room for it, that costs more than the code saves; in trained memories the code wins (.962 of
+# pairs against .870 with a quarter of the packets lost).

@@ -9,8 +9,6 @@
 # ---
 
 # %% [markdown]
-# # Green's functions: which sites hold a wave?
-# %% [markdown]
 # # Many networks at once: path integrals, ensembles, distillation
 #
 # **Question.** `vmap` trains eight networks as easily as one. What can such a cloud do that one
@@ -139,6 +137,6 @@ plt.show()
 # The mean of the weights is meaningless for networks that were trained apart (their `spread` is
 # near 1; `collapse` with a loss function measures the barrier between them); it means something
 # for the particles of one cloud. The direction matters: KL(mixture || student), `mixture_kl`, was
-# better than or equal to the report's own KL(student || mixture) in all that was measured
+# better than or equal to the other direction, KL(student || mixture), in all that was measured
 # (`benchmarks/distillation.py`). And where gradients exist, Adam needs far fewer evaluations than
 # a cloud does (`examples/basins.py`).

@@ -46,15 +46,15 @@ def section(path: Path, specification: dict[str, Any]) -> str:
         lines += [says, ""]
     if picture := specification.get("picture"):
         lines += [f"[Picture](pictures/{picture}.png)", ""]
-    lines += [made(path, data), ""]
+    lines += [made(path, data, specification.get("command")), ""]
     tables = [found for t in specification.get("tables", []) if (found := chosen(data, t))]
     for caption, header, body in tables or list(found_in(data)):
         lines += table(caption, header, body)
     return "\n".join(lines)
 
 
-def made(path: Path, data: dict[str, Any]) -> str:
-    """Device, versions and command, whatever of it the result holds."""
+def made(path: Path, data: dict[str, Any], command: str | None = None) -> str:
+    """Device, versions and command (that of the specification first), whatever there is of it."""
     where = [f"{_plain(data[key])}" for key in PLACE if key in data]
     versions = data.get("versions")
     versions = dict(versions) if isinstance(versions, dict) else {}
@@ -69,8 +69,8 @@ def made(path: Path, data: dict[str, Any]) -> str:
     for key in ("date", "preset", "seeds", "seconds"):
         if isinstance(data.get(key), str | int | float):
             facts.append(f"{key}: {number(data[key])}")
-    if data.get("command"):
-        facts.append(f"command: `{data['command']}`")
+    if command := command or data.get("command"):
+        facts.append(f"command: `{command}`")
     return "\n".join(f"- {fact}" for fact in [*facts, f"file: `benchmarks/results/{path.name}`"])
 
 

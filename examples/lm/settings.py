@@ -186,7 +186,7 @@ class Settings:
     """Train language models on the same text and print how well each predicts held-out text."""
 
     preset: Preset = "cpu"
-    """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H100."""
+    """smoke: < 60 s, no download. cpu: <= 15 minutes on 2 cores. gpu: one H200."""
     rows: tuple[RowName, ...] = ("ppmd", "transformer", "bk")
     """Rows of the table: a compressor as a yardstick, the baseline, BK-Core, it with experts, and
     those of --ablate: the mixer alone, gated or dense attention alone; and BK-Core with all pairs,

@@ -79,6 +79,8 @@ def test_every_result_has_a_section_with_its_numbers(performance):
         start = text.index(f"(result-{path.stem.replace('_', '-')})=")
         section = text[start:].split("\n(result-")[0].split("\n## ")[0]
         assert f"`benchmarks/results/{path.name}`" in section
+        assert "\n- device: " in section, path.name
+        assert "\n- command: " in section, path.name
         assert "\n|---" in section, path.name  # a table
 
 
