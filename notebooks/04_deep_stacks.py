@@ -101,9 +101,9 @@ plt.show()
 
 # %% [markdown]
 # ## The honest limit
-# The coherent propagator of the idea, $\rho$, foretells gradients only near the identity; in
-# plain layers it is about 0 and off by tens of orders of magnitude, where $\chi$ is right to a
-# factor of three here (1.2 in the middle of 165 stacks), though at gain 1.4 it does not rank layers. Jumps help in few places: a post-norm transformer that starts with small branches
-# learns faster with them (+0.27 of accuracy after 300 steps), and the same stack with scaled
-# residuals and plain Adam does better still. In plain deep stacks an orthogonal start is all that
-# works.
+# The coherent propagator of the idea, $\rho$, foretells gradients only near the identity; in plain
+# layers it is about 0 and off by tens of orders of magnitude, where $\chi$ is right to a factor of
+# three here (1.2 in the middle of 165 stacks), though at gain 1.4 it does not rank layers. Jumps
+# help in few places: a post-norm transformer that starts with small branches learns faster with
+# them (+0.27 of accuracy after 300 steps), and the same stack with scaled residuals and plain Adam
+# does better still. In plain deep stacks an orthogonal start is all that works.
