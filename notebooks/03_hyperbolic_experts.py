@@ -137,7 +137,7 @@ print("words an expert:", dict(zip(experts, load.count.tolist(), strict=True)))
 # %% [markdown]
 # ## The honest limit
 # Here the hierarchy was given. In language models experts chosen by hyperbolic distance do
-# specialise in classes of words, but experts chosen by Euclidean distance do so as much, a hash
-# of the word gives a lower loss than either, and without a balance loss half of the experts stay
-# unused (`examples/specialisation.py`). What hyperbolic space does buy is few dimensions for a
-# tree: 1,180 mammals in five with a mean rank of 1.17 (`examples/wordnet.py`).
+# specialise in classes of words, but experts chosen by Euclidean distance do so as much, a hash of
+# the word gives a lower loss than either, and without a balance loss hyperbolic ones leave about
+# half of the experts unused (`examples/specialisation.py`). What hyperbolic space does buy is few
+# dimensions for a tree: 1,180 mammals in five with a mean rank of 1.17 (`examples/wordnet.py`).

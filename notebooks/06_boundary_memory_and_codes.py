@@ -73,7 +73,8 @@ plt.show()
 
 # %% [markdown]
 # ## When a part is lost
-# `protect` spreads every slot over all rows: any half of the rows gives all of them back.
+# `protect` spreads every slot over all rows: a little more than half of the rows, whichever they
+# are, give all of them back.
 
 # %%
 slots = jax.random.normal(jax.random.key(2), (64, 16))
@@ -105,9 +106,9 @@ plt.show()
 
 # %% [markdown]
 # ## The honest limit
-# Merged slots by themselves answer no question (0.036 of pairs recalled, in trained models):
+# Merged slots by themselves answer no question (0.036 of what is asked for, in trained models):
 # means of many tokens are nobody's key. What recalls is the score, a small network taught to
-# foretell how much attention a token will get. On text a plain window of the same bytes is as
-# good or better. And a code needs room: twice the rows; where untrained slots must be merged to
-# make room for it, that costs more than the code saves; in trained memories the code wins (.962 of
-# pairs against .870 with a quarter of the packets lost).
+# foretell how much attention a token will get. On text a plain window of the same bytes is as good
+# as the scored memory, and one in 4 bits is better. And a code needs room: twice the rows; where
+# untrained slots must be merged to make room for it, that costs more than the code saves; in
+# trained memories the code wins (.962 of pairs against .870 with a quarter of the packets lost).

@@ -48,7 +48,7 @@ def _holds_non_finite(x: jax.Array) -> jax.Array:
     """Which rows (..., H) hold a NaN or an infinity: (...).
 
     0 x is NaN there, and a sum of NaN is NaN (a maximum on CPU is not always). The sum as a product
-    with ones: 10x faster on CPU than a reduction of the last axis.
+    with ones is faster on CPUs than a reduction of the last axis.
     """
     total = (x.reshape(-1, x.shape[-1]) * 0) @ jnp.ones((x.shape[-1],), x.dtype)
     return jnp.isnan(total).reshape(x.shape[:-1])

@@ -151,7 +151,7 @@ def apply(
         x: (..., T, W). bfloat16 drives float32 oscillators.
         windows: Steps, one number for each of as many equal groups of oscillators; 0 for none.
         form: "step" by step, O(T) in depth; "parallel", an associative scan of the linear layer's
-            rotations, O(log T) in depth, for GPUs: on CPUs the steps are many times faster.
+            rotations, O(log T) in depth, for GPUs: on CPUs the steps are faster.
         gradient: "backpropagation" through the steps; "echo", exact; "finite", two echoes a
             distance apart (`symplectic.echo`). Both keep inputs instead of states.
         epsilon: Of "finite"; None is automatic, one number for the whole batch.

@@ -14,7 +14,7 @@ Drop = Callable[[Float[Array, "*b"], int], Float[Array, "*b"]]
 
 
 def linear(x: Float[Array, "*b i"], weight: Float[Array, "i o"]) -> Float[Array, "*b o"]:
-    """x W as one product of matrices: 1.5x faster on CPU than one with batch axes.
+    """x W as one product of matrices, on CPUs faster than one with batch axes.
 
     It also keeps the gradient of W in float32 until all is added: with two axes to add over, XLA's
     compiler for CPUs in JAX 0.12 adds products of bfloat16 in bfloat16.

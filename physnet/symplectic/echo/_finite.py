@@ -54,7 +54,7 @@ def finite_gradient(
 
     Returns:
         (grad_params, grad_state, grad_inputs), near those of `gradient`: with epsilon None to about
-        4e-11 in float64 and 3e-5 in float32 over 200 steps of a smooth system; the error grows
+        5e-11 in float64 and 3e-5 in float32 over 200 steps of a smooth system; the error grows
         with the number of steps.
 
     Raises:
