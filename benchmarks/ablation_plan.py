@@ -63,16 +63,18 @@ def rows(settings: Settings) -> list[Row]:
     for name, (mechanism, added) in IN_CORE.items():
         label, isometry = changes[name].label, changes[name].isometry
         core.append(Row(name, label, mechanism, "bk", added, fields[name], isometry))
-    return [*core, *_without_mixer(fields), *_longer(settings), *_full(fields)]
+    return [*core, *_without_mixer(changes, fields), *_longer(settings), *_full(fields)]
 
 
-def _without_mixer(fields: dict[str, dict[str, Any]]) -> list[Row]:
+def _without_mixer(
+    changes: dict[str, ablations.Change], fields: dict[str, dict[str, Any]]
+) -> list[Row]:
     """Attention alone: with all pairs (a gate that keeps them all), a window, a soft gate."""
-    found = []
+    alone, found = changes["bk-attention"].label, []
     for name, label, like in (
-        ("bk-dense", "dense attention only", "bk-all-pairs"),
-        ("bk-attention-window", "gated attention only, sliding window", "bk-window"),
-        ("bk-attention-soft", "gated attention only, soft gate", "bk-soft"),
+        ("bk-dense", changes["bk-dense"].label, "bk-all-pairs"),
+        ("bk-attention-window", f"{alone}, sliding window", "bk-window"),
+        ("bk-attention-soft", f"{alone}, soft gate", "bk-soft"),
     ):
         change = fields["bk-attention"] | fields[like]
         found.append(Row(name, label, IN_CORE[like][0], "bk-attention", IN_CORE[like][1], change))

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --preset gpu --meshes data=2 tensor=2 --batches 64 256
     XLA_FLAGS=--xla_force_host_platform_device_count=4 \\
-        python benchmarks/scaling.py --preset smoke --meshes data=2,sequence=2 --output /tmp/s.json
+        python benchmarks/scaling.py --preset smoke --meshes data=2,sequence=2
 
 Each model takes steps of the same batches from the same start, on one device first. Dropout draws
 other masks in each part of a batch, and gates are calibrated by every device alone, once a call.

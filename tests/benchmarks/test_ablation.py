@@ -5,6 +5,7 @@ import json
 import sys
 
 import ablation
+import ablation_picture
 import ablation_plan as plan
 import ablation_recall
 import ablation_report as reports
@@ -113,6 +114,19 @@ def test_an_effect_and_its_costs_are_of_the_seeds_that_both_have():
     assert (found.seeds, found.time, found.memory) == (2, 2.0, 1.0)
     assert found.nats == pytest.approx(0.1)
     assert found.verdict == "few seeds"
+
+
+@pytest.mark.parametrize("rows", [{"bk": [1.0, 2.0]}, {"bk": [1.0], "bk-soft": [1.5]}])
+def test_a_picture_of_few_runs_or_of_no_effect(tmp_path, rows):
+    ablation_picture.draw(made(rows), tmp_path / "few.png")
+    assert (tmp_path / "few.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_dense_attention_is_the_main_jobs_row_of_that_name():
+    settings = plan.settings_of("cpu", None)
+    (row,) = (row for row in plan.rows(settings) if row.name == "bk-dense")
+    (change,) = (change for change in ablations.TOKENS if change.name == "bk-dense")
+    assert (row.label, row.fields) == (change.label, change.fields(settings))
 
 
 def test_rows_of_a_report_are_those_of_its_own_options():

@@ -82,6 +82,7 @@ def test_every_result_has_a_section_with_its_numbers(performance):
         assert "\n- device: " in section, path.name
         assert "\n- command: " in section, path.name
         assert "\n|---" in section, path.name  # a table
+    assert "benchmarks/kv_memory.py --preset gpu --data recall" in text  # not the file's last half
 
 
 def test_specifications_name_results_and_columns_that_there_are(performance):
